@@ -1,0 +1,53 @@
+"""Fast FeedForward networks on CPU and GPU, from NumPy.
+
+A Fast FeedForward (FFF) layer puts its neurons in a binary tree and visits one root-to-leaf path:
+``depth`` neurons instead of ``2**depth - 1``, in the forward and in the backward pass.
+
+`fff_forward`, `fff_backward` and `fff_backward_update` are the layer; `init_nodes`, `pack_nodes`
+and `split_nodes` make its nodes; `fffnb.nn` is a small trainer, `fffnb.data` reads data sets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from .nodes import (
+    count_nodes,
+    default_depth,
+    depth_of,
+    init_nodes,
+    pack_nodes,
+    split_nodes,
+)
+from .ops.trace import Gradients, Trace
+from .ops.tree import fff_backward, fff_backward_update, fff_forward
+from .ops.update import RowGradient, UpdateRule, update_rows
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Gradients",
+    "RowGradient",
+    "Trace",
+    "UpdateRule",
+    "count_nodes",
+    "data",
+    "default_depth",
+    "depth_of",
+    "fff_backward",
+    "fff_backward_update",
+    "fff_forward",
+    "init_nodes",
+    "nn",
+    "pack_nodes",
+    "split_nodes",
+    "update_rows",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the trainer and the data sets on their first use: they cost scipy."""
+    if name in ("data", "nn"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

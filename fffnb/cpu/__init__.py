@@ -1,0 +1,1 @@
+"""Kernels for the CPU; `jit` compiles and starts them, one module per model calls them."""

@@ -1,0 +1,1 @@
+"""Public functions: check the arguments, choose the device, call the kernel."""

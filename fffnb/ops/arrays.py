@@ -1,0 +1,114 @@
+"""What an array is: the checks that run before any kernel, and their errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..nodes import depth_of
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_array(name: str, array: object) -> Array:
+    """Return `array` if it is a plain NumPy array, or raise TypeError."""
+    if type(array) is np.ndarray or type(array) is np.memmap:
+        return array
+    if isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{name} must be a plain numpy.ndarray, got the subclass {type(array).__name__}, "
+            "whose meaning the kernels do not know"
+        )
+    kind = type(array)
+    raise TypeError(
+        f"{name} must be a numpy.ndarray, got {kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def check_native(name: str, array: object, dtype: np.dtype[Any] | None = None) -> Array:
+    """Return an array that kernels can read or write where it lies."""
+    array = check_array(name, array)
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{name} must be of native byte order, got {array.dtype.str}; "
+            f"{name}.astype({name}.dtype.newbyteorder('=')) is a native copy"
+        )
+    if dtype is None:
+        if array.dtype not in FLOATS:
+            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
+    elif array.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, got {array.dtype}")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be C-contiguous, got strides {array.strides} at shape {array.shape}; "
+            f"np.ascontiguousarray({name}) is a contiguous copy"
+        )
+    return array
+
+
+def check_nodes(nodes: object) -> tuple[Array, int]:
+    """Return nodes and their depth."""
+    array = check_array("nodes", nodes)
+    if array.ndim == 2:
+        raise ValueError(
+            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out), got shape {array.shape}; "
+            "nodes[None] makes one tree of it"
+        )
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(
+            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out) and not empty, got {array.shape}"
+        )
+    array = check_native("nodes", array)
+    try:
+        return array, depth_of(array.shape[1])
+    except ValueError as error:
+        raise ValueError(f"nodes of shape {array.shape}: {error}") from None
+
+
+def check_writeable(name: str, array: Array) -> Array:
+    """Return `array` if it may be written to."""
+    if not array.flags.writeable:
+        raise ValueError(
+            f"{name} must be writeable to be updated in place, got a read-only array"
+        )
+    return array
+
+
+def check_shape(name: str, array: Array, shape: tuple[int, ...], why: str) -> Array:
+    """Return `array` if it has the shape that something else implies."""
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} ({why}), got {array.shape}")
+    return array
+
+
+def check_rows(name: str, array: object, dtype: np.dtype[Any]) -> Array:
+    """Return an input (..., n) that has the dtype of the nodes, up to byte order."""
+    array = check_array(name, array)
+    if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(
+            f"{name} must have the dtype of nodes, {dtype}, got {array.dtype}"
+        )
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"{name} must have shape (..., n) with n >= 1, got {array.shape}"
+        )
+    return array
+
+
+def as_batch(array: Array) -> Array:
+    """Return (..., n) as a C-contiguous native (batch, n), copied only when it must be."""
+    shape = (math.prod(array.shape[:-1]), array.shape[-1])
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
+
+
+def overlap(a: Array, b: Array) -> bool:
+    """Tell whether two arrays share memory; where finding out takes long, say yes."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,95 @@
+"""What passes between forward and backward: the trace and the gradients."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..activations import ACTIVATIONS
+from .arrays import Array, check_native, check_shape
+from .update import RowGradient
+
+
+class Trace(NamedTuple):
+    """What a forward pass saw, from which the backward pass follows.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (..., n_trees, depth)
+        The score λ of every node on the path, before the activation.
+    leaves : ndarray of int32, shape (..., n_trees)
+        The leaf that the path of each tree ends in, 0 to ``2**depth - 1``; it determines the path.
+    activation : str
+        Name of the activation.
+    has_bias : bool
+        Whether the scores hold a node bias.
+    nodes_shape : tuple of int
+        Shape of the nodes.
+    n_in : int
+        Width of the input.
+    """
+
+    scores: Array
+    leaves: Array
+    activation: str
+    has_bias: bool
+    nodes_shape: tuple[int, int, int]
+    n_in: int
+
+
+class Gradients(NamedTuple):
+    """Gradients of a loss with respect to the arguments of `fff_forward`.
+
+    Attributes
+    ----------
+    x : ndarray, shape (..., n_in)
+        Of the input.
+    nodes : ndarray, shape (n_trees, n_nodes, n_in + n_out), or RowGradient
+        Of the nodes.
+    bias : ndarray, shape (n_trees, n_nodes), or RowGradient, or None
+        Of the node biases; None without bias.
+    """
+
+    x: Array
+    nodes: Array | RowGradient
+    bias: Array | RowGradient | None
+
+
+def activation_code(activation: str) -> int:
+    """Return the code of an activation's name."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    return ACTIVATIONS.index(activation)
+
+
+def check_trace(
+    trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int
+) -> None:
+    """Refuse a trace that another forward pass made."""
+    if not isinstance(trace, Trace):
+        raise TypeError(
+            f"trace must be the Trace of fff_forward, got {type(trace).__name__}"
+        )
+    if trace.nodes_shape != nodes.shape or trace.n_in != n_in:
+        raise ValueError(
+            f"trace must come from nodes of shape {nodes.shape} and n_in = {n_in}, "
+            f"got one of {trace.nodes_shape} and n_in = {trace.n_in}"
+        )
+    activation_code(trace.activation)
+    n_trees = len(nodes)
+    scores = check_native("trace.scores", trace.scores, nodes.dtype)
+    check_shape(
+        "trace.scores",
+        scores,
+        (*lead, n_trees, depth),
+        "leading axes of x, trees, depth",
+    )
+    leaves = check_native("trace.leaves", trace.leaves, np.dtype(np.int32))
+    check_shape("trace.leaves", leaves, (*lead, n_trees), "leading axes of x, trees")
+    if leaves.size and not 0 <= leaves.min() <= leaves.max() < 2**depth:
+        raise ValueError(
+            f"trace.leaves must lie from 0 to {2**depth - 1}, got {leaves.min()} to {leaves.max()}"
+        )

@@ -1,0 +1,343 @@
+"""The FFF layer: every sample visits one root-to-leaf path of each tree of a forest.
+
+Source: Belcak and Wattenhofer, "Exponentially Faster Language Modelling" (arXiv:2311.10770), and
+the node-only form of the original FFF project.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import numpy as np
+
+from ..activations import ACTIVATIONS
+from ..cpu import buffers
+from ..cpu import tree as cpu_tree
+from .arrays import (
+    Array,
+    as_batch,
+    check_array,
+    check_native,
+    check_nodes,
+    check_rows,
+    check_shape,
+    check_writeable,
+    overlap,
+)
+from .trace import Gradients, Trace, activation_code, check_trace
+from .update import RowGradient, UpdateRule, kernel_rule
+
+
+@overload
+def fff_forward(
+    x: Array,
+    nodes: Array,
+    *,
+    bias: Array | None = ...,
+    activation: str = ...,
+    n_out: int | None = ...,
+    out: Array | None = ...,
+    return_trace: Literal[False] = ...,
+) -> Array: ...
+
+
+@overload
+def fff_forward(
+    x: Array,
+    nodes: Array,
+    *,
+    bias: Array | None = ...,
+    activation: str = ...,
+    n_out: int | None = ...,
+    out: Array | None = ...,
+    return_trace: Literal[True],
+) -> tuple[Array, Trace]: ...
+
+
+def fff_forward(
+    x: Array,
+    nodes: Array,
+    *,
+    bias: Array | None = None,
+    activation: str = "identity",
+    n_out: int | None = None,
+    out: Array | None = None,
+    return_trace: bool = False,
+) -> Array | tuple[Array, Trace]:
+    """Send samples down the trees and sum what the nodes on their paths say.
+
+    At a node the score is λ = dot(x, node.x) + bias; the sample goes right when λ > 0, else left.
+    The output is the sum of act(λ) · node.y over the path and over the trees.
+
+    Parameters
+    ----------
+    x : ndarray, float32 or float64, shape (..., n_in)
+        Samples, any number of leading axes, also none; strided, read-only and byte-swapped arrays
+        are copied when they must be.
+    nodes : ndarray, dtype of x, shape (n_trees, 2**depth - 1, n_in + n_out)
+        The forest, C-contiguous: see `init_nodes` and `pack_nodes`.
+    bias : ndarray, dtype of x, shape (n_trees, 2**depth - 1), optional
+        Added to the scores.
+    activation : {"identity", "relu", "gelu", "relu2", "silu", "tanh"}
+        act; gelu is the exact one, with erf; relu2 is the square of relu.
+    n_out : int, optional
+        Width of the output, checked against the nodes: otherwise a wrong width of x would only
+        change the width of the output.
+    out : ndarray, shape (..., n_out), optional
+        Where to write the result; it must not overlap the other arrays.
+    return_trace : bool, default False
+        Return also what `fff_backward` needs.
+
+    Returns
+    -------
+    y : ndarray, dtype of x, shape (..., n_out)
+        The output, `out` if it was given.
+    trace : Trace
+        Only with ``return_trace=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong kind, dtype, shape or layout; no kernel has run then.
+
+    Notes
+    -----
+    A score that is NaN goes left. NaN and infinity in a sample reach the output of that sample by
+    the usual rules of arithmetic, and of no other sample.
+
+    The result is the same bits on any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fffnb
+    >>> x, nodes = np.ones((5, 3), np.float32), fffnb.init_nodes(3, 2, depth=4)
+    >>> fffnb.fff_forward(x, nodes).shape
+    (5, 2)
+    """
+    nodes, depth = check_nodes(nodes)
+    x = check_rows("x", x, nodes.dtype)
+    lead, n_in = x.shape[:-1], x.shape[-1]
+    width = _output_width(n_in, nodes, n_out)
+    code = activation_code(activation)
+    if bias is not None:
+        _check_bias(bias, nodes)
+    batch, n_trees = math.prod(lead), len(nodes)
+    y = buffers.empty((batch, width), nodes.dtype)
+    if out is not None:
+        _check_out(out, (*lead, width), x, nodes, bias)
+        if out.flags.c_contiguous:
+            y = out.reshape(batch, width)
+    scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
+    leaves = buffers.empty((batch, n_trees), np.int32)
+    cpu_tree.forward(as_batch(x), nodes, bias, code, scores, leaves, y)
+    if out is None:
+        out = y.reshape(*lead, width)
+    elif not out.flags.c_contiguous:
+        out[...] = y.reshape(out.shape)
+    if not return_trace:
+        return out
+    scores = scores.reshape(*lead, n_trees, depth)
+    leaves = leaves.reshape(*lead, n_trees)
+    return out, Trace(scores, leaves, activation, bias is not None, nodes.shape, n_in)
+
+
+def fff_backward(
+    grad_y: Array, x: Array, nodes: Array, trace: Trace, *, sparse: bool = False
+) -> Gradients:
+    """Return the gradients of `fff_forward`; the choice of the path has none.
+
+    Parameters
+    ----------
+    grad_y : ndarray, dtype of x, shape (..., n_out)
+        Gradient of the loss with respect to the output.
+    x, nodes : ndarray
+        The arguments of the forward pass.
+    trace : Trace
+        What the forward pass returned; it knows the activation and whether there was a bias.
+    sparse : bool, default False
+        Return the gradients of nodes and bias as `RowGradient`, which holds the visited rows
+        alone: at most batch · depth · n_trees, however many nodes there are.
+
+    Returns
+    -------
+    Gradients
+        The named tuple (x, nodes, bias).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the forward pass; no kernel has run then.
+
+    Notes
+    -----
+    Every node's gradient is summed by one owner, in the order of the samples: the result is the
+    same bits on any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fffnb
+    >>> x, nodes = np.ones((5, 3), np.float32), fffnb.init_nodes(3, 2, depth=4)
+    >>> y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+    >>> grads = fffnb.fff_backward(np.ones_like(y), x, nodes, trace)
+    >>> grads.x.shape, grads.nodes.shape, grads.bias
+    ((5, 3), (1, 15, 5), None)
+    >>> grads = fffnb.fff_backward(np.ones_like(y), x, nodes, trace, sparse=True)
+    >>> grads.nodes.rows, grads.nodes.values.shape
+    (array([0, 1, 3, 8]), (4, 5))
+    """
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
+    rows, width = visits.rows, nodes.shape[2]
+    grad_bias: Array | RowGradient | None = None
+    if sparse:
+        values = buffers.empty((len(rows), width), nodes.dtype)
+        cpu_tree.gather(samples, grad_samples, visits, np.arange(len(rows)), values)
+        row_bias = visits.bias_gradient() if trace.has_bias else None
+        if row_bias is not None:
+            grad_bias = RowGradient(rows, row_bias, None, len(rows))
+        return Gradients(
+            grad_x, RowGradient(rows, values, row_bias, len(rows)), grad_bias
+        )
+    grad_nodes = np.zeros(nodes.shape, nodes.dtype)
+    cpu_tree.gather(samples, grad_samples, visits, rows, grad_nodes.reshape(-1, width))
+    if trace.has_bias:
+        grad_bias = np.zeros(nodes.shape[:2], nodes.dtype)
+        grad_bias.reshape(-1)[rows] = visits.bias_gradient()
+    return Gradients(grad_x, grad_nodes, grad_bias)
+
+
+def fff_backward_update(
+    grad_y: Array,
+    x: Array,
+    nodes: Array,
+    trace: Trace,
+    rule: UpdateRule,
+    *,
+    bias: Array | None = None,
+    bias_rule: UpdateRule | None = None,
+) -> Array:
+    """Take an optimiser step on the visited nodes, in place, and return the gradient of x.
+
+    The same as `fff_backward` with ``sparse=True`` followed by `update_rows`, without storing the
+    gradient of the nodes.
+
+    Parameters
+    ----------
+    grad_y : ndarray, dtype of x, shape (..., n_out)
+        Gradient of the loss with respect to the output.
+    x, nodes : ndarray
+        The arguments of the forward pass; `nodes` is updated in place.
+    trace : Trace
+        What the forward pass returned.
+    rule : UpdateRule
+        The step for the nodes, as ``optimizer.rule(name)`` gives it; its state is updated in place.
+    bias : ndarray, shape (n_trees, 2**depth - 1), optional
+        The bias of the forward pass, updated in place by `bias_rule`; without it the bias stays.
+    bias_rule : UpdateRule, optional
+        The step for the bias; given with `bias` or not at all.
+
+    Returns
+    -------
+    ndarray, dtype of x, shape (..., n_in)
+        Gradient with respect to x, from the nodes as they were.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the forward pass; nothing has been updated then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fffnb
+    >>> x, nodes = np.ones((5, 3), np.float32), fffnb.init_nodes(3, 2, depth=4)
+    >>> y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+    >>> numbers = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0}
+    >>> rule = fffnb.UpdateRule("sgd", numbers, {})
+    >>> fffnb.fff_backward_update(y, x, nodes, trace, rule).shape
+    (5, 3)
+    """
+    nodes, _ = check_nodes(nodes)
+    check_writeable("nodes", nodes)
+    nodes_rule = kernel_rule(rule, nodes, nodes.shape[2], "rule")
+    if (bias is None) != (bias_rule is None):
+        raise ValueError(
+            "bias and bias_rule must be given together, got only one of them"
+        )
+    if bias is not None and bias_rule is not None:
+        if not isinstance(trace, Trace) or not trace.has_bias:
+            raise ValueError(
+                "bias must be None, as the forward pass of this trace had no bias"
+            )
+        check_writeable("bias", _check_bias(bias, nodes))
+        step = kernel_rule(bias_rule, bias, 1, "bias_rule")
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
+    cpu_tree.update(samples, grad_samples, visits, nodes, nodes_rule)
+    if bias is not None and len(visits.rows) > 0:
+        row_bias = visits.bias_gradient()[:, None]
+        cpu_tree.update_rows(bias.reshape(-1, 1), visits.rows, row_bias, step)
+    return grad_x
+
+
+def _backward(
+    grad_y: Array, x: Array, nodes: Array, trace: Trace
+) -> tuple[Array, Array, Array, cpu_tree.Visits]:
+    """Check the arguments of a backward pass; return grad_x, x and grad_y as batches, visits."""
+    nodes, depth = check_nodes(nodes)
+    x = check_rows("x", x, nodes.dtype)
+    lead, n_in = x.shape[:-1], x.shape[-1]
+    width = _output_width(n_in, nodes, None)
+    grad_y = check_rows("grad_y", grad_y, nodes.dtype)
+    check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
+    check_trace(trace, lead, n_in, nodes, depth)
+    samples, grad_samples = as_batch(x), as_batch(grad_y)
+    batch, n_trees = len(samples), len(nodes)
+    grad_x = buffers.empty((batch, n_in), nodes.dtype)
+    visits = cpu_tree.backward(
+        grad_samples,
+        nodes,
+        ACTIVATIONS.index(trace.activation),
+        trace.scores.reshape(batch, n_trees, depth),
+        trace.leaves.reshape(batch, n_trees),
+        grad_x,
+    )
+    return grad_x.reshape(x.shape), samples, grad_samples, visits
+
+
+def _output_width(n_in: int, nodes: Array, n_out: int | None) -> int:
+    """Return the width of the output that nodes leave beside x."""
+    width: int = nodes.shape[2] - n_in
+    if width < 1:
+        raise ValueError(
+            f"x must have fewer columns than nodes, {nodes.shape[2]} = n_in + n_out, got {n_in}"
+        )
+    if n_out is not None and n_out != width:
+        raise ValueError(
+            f"x must have {nodes.shape[2] - n_out} columns for n_out = {n_out} and nodes of shape "
+            f"{nodes.shape}, got {n_in}"
+        )
+    return width
+
+
+def _check_bias(bias: Array, nodes: Array) -> Array:
+    """Return a bias that fits nodes."""
+    bias = check_native("bias", bias, nodes.dtype)
+    return check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes")
+
+
+def _check_out(
+    out: Array, shape: tuple[int, ...], x: Array, nodes: Array, bias: Array | None
+) -> None:
+    """Refuse an output array that cannot take the result or lies over an input."""
+    if check_array("out", out).dtype != nodes.dtype:
+        raise TypeError(
+            f"out must have the dtype of nodes, {nodes.dtype}, got {out.dtype}"
+        )
+    check_writeable("out", check_shape("out", out, shape, "that of the output"))
+    for name, array in (("x", x), ("nodes", nodes), ("bias", bias)):
+        if array is not None and overlap(out, array):
+            raise ValueError(
+                f"out must not overlap {name}, got arrays that share memory"
+            )
