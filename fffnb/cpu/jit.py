@@ -56,7 +56,7 @@ class Kernel:
         """Run on `arguments`; `work` is the number of floating-point operations."""
         if choose(work) == "serial":
             return self.serial(*arguments)
-        if _layer() != "workqueue":
+        if threading_layer() != "workqueue":
             return self.parallel(*arguments)
         # The workqueue aborts the process when two threads enter it: the second goes serially.
         if not _workqueue.acquire(blocking=False):
@@ -77,14 +77,14 @@ def choose(work: int) -> Literal["serial", "parallel"]:
         or numba.config.NUMBA_NUM_THREADS == 1  # type: ignore[attr-defined]
     ):
         return "serial"
-    layer = _layer()
+    layer = threading_layer()
     if layer is None or work < PARALLEL_WORK[layer] or numba.get_num_threads() == 1:
         return "serial"
     return "parallel"
 
 
 @functools.cache
-def _layer() -> str | None:
+def threading_layer() -> str | None:
     """Start the thread pool and return its kind, or None (said once) when there is none."""
     try:
         numba.get_num_threads()
