@@ -45,9 +45,7 @@ def count_nodes(depth: int) -> int:
     """
     depth = _positive("depth", depth)
     if depth > MAX_DEPTH:
-        raise ValueError(
-            f"depth must be at most {MAX_DEPTH} (leaves are int32), got {depth}"
-        )
+        raise ValueError(f"depth must be at most {MAX_DEPTH} (leaves are int32), got {depth}")
     return 2**depth - 1
 
 
@@ -206,9 +204,7 @@ def pack_nodes(
     """
     for name, vectors in (("x_vectors", x_vectors), ("y_vectors", y_vectors)):
         if not isinstance(vectors, np.ndarray):
-            raise TypeError(
-                f"{name} must be a numpy.ndarray, got {type(vectors).__name__}"
-            )
+            raise TypeError(f"{name} must be a numpy.ndarray, got {type(vectors).__name__}")
         if vectors.ndim not in (2, 3):
             raise ValueError(
                 f"{name} must be (n_trees, n_nodes, n) or (n_nodes, n), got shape {vectors.shape}"

@@ -101,12 +101,8 @@ def threading_layer() -> str | None:
 def _compile(function: Callable[..., Any], *, parallel: bool) -> Any:
     # Numba's disk cache sees the name and the file of a kernel, but neither its options nor the
     # helpers that it calls; both go into the name.
-    name = (
-        f"{function.__qualname__}_{'parallel' if parallel else 'serial'}_{_revision()}"
-    )
-    named = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__
-    )
+    name = f"{function.__qualname__}_{'parallel' if parallel else 'serial'}_{_revision()}"
+    named = types.FunctionType(function.__code__, function.__globals__, function.__name__)
     named.__qualname__ = name
     njit: Any = functools.partial(
         numba.njit,

@@ -115,9 +115,7 @@ def gather(x: Array, grad_y: Array, visits: Visits, targets: Array, out: Array) 
         tree_backward.gather_rows(work, x, grad_y, visits.of_kernel, targets, out)
 
 
-def update(
-    x: Array, grad_y: Array, visits: Visits, nodes: Array, rule: tuple[Any, ...]
-) -> None:
+def update(x: Array, grad_y: Array, visits: Visits, nodes: Array, rule: tuple[Any, ...]) -> None:
     """Take one optimiser step on each visited row of `nodes`, in place."""
     if len(visits.rows) > 0:
         width = nodes.shape[2]
@@ -134,9 +132,7 @@ def update(
         )
 
 
-def update_rows(
-    table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]
-) -> None:
+def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:
     """Take one optimiser step on each table[rows[r]] with gradients[r], in place."""
     row_update.update_rows(8 * gradients.size, table, rows, gradients, rule)
 

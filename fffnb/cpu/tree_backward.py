@@ -22,9 +22,7 @@ N_CHUNKS = 64
 
 
 @Kernel
-def backward_samples(
-    grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x
-):
+def backward_samples(grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x):
     """Write slopes (the gradient of each score), coefs, rows and grad_x of every sample."""
     for s in prange(len(grad_y)):
         backward_sample(
@@ -41,9 +39,7 @@ def backward_samples(
 
 
 @helper
-def backward_sample(
-    grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x
-):
+def backward_sample(grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x):
     """Follow the path of one sample, which its leaves tell, and mix grad_x from it."""
     n_trees, depth = scores.shape
     n_nodes = (1 << depth) - 1
@@ -53,9 +49,7 @@ def backward_sample(
             node = (1 << level) - 1 + (leaves[t] >> (depth - level))
             row = t * n_nodes + node
             score = scores[t, level]
-            slopes[t, level] = dot(table[row], n_in, grad_y) * derivative(
-                activation, score
-            )
+            slopes[t, level] = dot(table[row], n_in, grad_y) * derivative(activation, score)
             coefs[t, level] = activate(activation, score)
             rows[t, level] = row
     mix(slopes.reshape(-1), rows.reshape(-1), table, 0, grad_x)

@@ -67,7 +67,5 @@ def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
     """Write scores, leaves and y of every sample; coefs and rows are scratch."""
     n_in = x.shape[1]
     for s in prange(len(x)):
-        walk_sample(
-            x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s]
-        )
+        walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
         mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])

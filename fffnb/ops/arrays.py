@@ -25,9 +25,7 @@ def check_array(name: str, array: object) -> Array:
             "whose meaning the kernels do not know"
         )
     kind = type(array)
-    raise TypeError(
-        f"{name} must be a numpy.ndarray, got {kind.__module__}.{kind.__qualname__}"
-    )
+    raise TypeError(f"{name} must be a numpy.ndarray, got {kind.__module__}.{kind.__qualname__}")
 
 
 def check_native(name: str, array: object, dtype: np.dtype[Any] | None = None) -> Array:
@@ -73,9 +71,7 @@ def check_nodes(nodes: object) -> tuple[Array, int]:
 def check_writeable(name: str, array: Array) -> Array:
     """Return `array` if it may be written to."""
     if not array.flags.writeable:
-        raise ValueError(
-            f"{name} must be writeable to be updated in place, got a read-only array"
-        )
+        raise ValueError(f"{name} must be writeable to be updated in place, got a read-only array")
     return array
 
 
@@ -90,13 +86,9 @@ def check_rows(name: str, array: object, dtype: np.dtype[Any]) -> Array:
     """Return an input (..., n) that has the dtype of the nodes, up to byte order."""
     array = check_array(name, array)
     if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
-        raise TypeError(
-            f"{name} must have the dtype of nodes, {dtype}, got {array.dtype}"
-        )
+        raise TypeError(f"{name} must have the dtype of nodes, {dtype}, got {array.dtype}")
     if array.ndim == 0 or array.shape[-1] == 0:
-        raise ValueError(
-            f"{name} must have shape (..., n) with n >= 1, got {array.shape}"
-        )
+        raise ValueError(f"{name} must have shape (..., n) with n >= 1, got {array.shape}")
     return array
 
 

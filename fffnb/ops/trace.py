@@ -59,20 +59,14 @@ class Gradients(NamedTuple):
 def activation_code(activation: str) -> int:
     """Return the code of an activation's name."""
     if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-        )
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     return ACTIVATIONS.index(activation)
 
 
-def check_trace(
-    trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int
-) -> None:
+def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int) -> None:
     """Refuse a trace that another forward pass made."""
     if not isinstance(trace, Trace):
-        raise TypeError(
-            f"trace must be the Trace of fff_forward, got {type(trace).__name__}"
-        )
+        raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
     if trace.nodes_shape != nodes.shape or trace.n_in != n_in:
         raise ValueError(
             f"trace must come from nodes of shape {nodes.shape} and n_in = {n_in}, "

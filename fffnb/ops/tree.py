@@ -11,9 +11,9 @@ from typing import Literal, overload
 
 import numpy as np
 
+from .. import cpu
 from ..activations import ACTIVATIONS
 from ..cpu import buffers
-from ..cpu import tree as cpu_tree
 from .arrays import (
     Array,
     as_batch,
@@ -131,7 +131,7 @@ def fff_forward(
             y = out.reshape(batch, width)
     scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
     leaves = buffers.empty((batch, n_trees), np.int32)
-    cpu_tree.forward(as_batch(x), nodes, bias, code, scores, leaves, y)
+    cpu.tree.forward(as_batch(x), nodes, bias, code, scores, leaves, y)
     if out is None:
         out = y.reshape(*lead, width)
     elif not out.flags.c_contiguous:
@@ -193,15 +193,13 @@ def fff_backward(
     grad_bias: Array | RowGradient | None = None
     if sparse:
         values = buffers.empty((len(rows), width), nodes.dtype)
-        cpu_tree.gather(samples, grad_samples, visits, np.arange(len(rows)), values)
+        cpu.tree.gather(samples, grad_samples, visits, np.arange(len(rows)), values)
         row_bias = visits.bias_gradient() if trace.has_bias else None
         if row_bias is not None:
             grad_bias = RowGradient(rows, row_bias, None, len(rows))
-        return Gradients(
-            grad_x, RowGradient(rows, values, row_bias, len(rows)), grad_bias
-        )
+        return Gradients(grad_x, RowGradient(rows, values, row_bias, len(rows)), grad_bias)
     grad_nodes = np.zeros(nodes.shape, nodes.dtype)
-    cpu_tree.gather(samples, grad_samples, visits, rows, grad_nodes.reshape(-1, width))
+    cpu.tree.gather(samples, grad_samples, visits, rows, grad_nodes.reshape(-1, width))
     if trace.has_bias:
         grad_bias = np.zeros(nodes.shape[:2], nodes.dtype)
         grad_bias.reshape(-1)[rows] = visits.bias_gradient()
@@ -263,27 +261,23 @@ def fff_backward_update(
     check_writeable("nodes", nodes)
     nodes_rule = kernel_rule(rule, nodes, nodes.shape[2], "rule")
     if (bias is None) != (bias_rule is None):
-        raise ValueError(
-            "bias and bias_rule must be given together, got only one of them"
-        )
+        raise ValueError("bias and bias_rule must be given together, got only one of them")
     if bias is not None and bias_rule is not None:
         if not isinstance(trace, Trace) or not trace.has_bias:
-            raise ValueError(
-                "bias must be None, as the forward pass of this trace had no bias"
-            )
+            raise ValueError("bias must be None, as the forward pass of this trace had no bias")
         check_writeable("bias", _check_bias(bias, nodes))
         step = kernel_rule(bias_rule, bias, 1, "bias_rule")
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
-    cpu_tree.update(samples, grad_samples, visits, nodes, nodes_rule)
+    cpu.tree.update(samples, grad_samples, visits, nodes, nodes_rule)
     if bias is not None and len(visits.rows) > 0:
         row_bias = visits.bias_gradient()[:, None]
-        cpu_tree.update_rows(bias.reshape(-1, 1), visits.rows, row_bias, step)
+        cpu.tree.update_rows(bias.reshape(-1, 1), visits.rows, row_bias, step)
     return grad_x
 
 
 def _backward(
     grad_y: Array, x: Array, nodes: Array, trace: Trace
-) -> tuple[Array, Array, Array, cpu_tree.Visits]:
+) -> tuple[Array, Array, Array, cpu.tree.Visits]:
     """Check the arguments of a backward pass; return grad_x, x and grad_y as batches, visits."""
     nodes, depth = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
@@ -295,7 +289,7 @@ def _backward(
     samples, grad_samples = as_batch(x), as_batch(grad_y)
     batch, n_trees = len(samples), len(nodes)
     grad_x = buffers.empty((batch, n_in), nodes.dtype)
-    visits = cpu_tree.backward(
+    visits = cpu.tree.backward(
         grad_samples,
         nodes,
         ACTIVATIONS.index(trace.activation),
@@ -332,12 +326,8 @@ def _check_out(
 ) -> None:
     """Refuse an output array that cannot take the result or lies over an input."""
     if check_array("out", out).dtype != nodes.dtype:
-        raise TypeError(
-            f"out must have the dtype of nodes, {nodes.dtype}, got {out.dtype}"
-        )
+        raise TypeError(f"out must have the dtype of nodes, {nodes.dtype}, got {out.dtype}")
     check_writeable("out", check_shape("out", out, shape, "that of the output"))
     for name, array in (("x", x), ("nodes", nodes), ("bias", bias)):
         if array is not None and overlap(out, array):
-            raise ValueError(
-                f"out must not overlap {name}, got arrays that share memory"
-            )
+            raise ValueError(f"out must not overlap {name}, got arrays that share memory")

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cpu import tree as cpu_tree
-from ..cpu import update as cpu_update
+from .. import cpu
 from .arrays import Array, check_native, check_shape, check_writeable
 
 
@@ -96,11 +95,7 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
     parameter = check_writeable("parameter", check_native("parameter", parameter))
     rows = check_native("gradient.rows", gradient.rows, np.dtype(np.int64))
     values = check_native("gradient.values", gradient.values, parameter.dtype)
-    if (
-        values.ndim not in (1, 2)
-        or rows.shape != values.shape[:1]
-        or gradient.count != len(rows)
-    ):
+    if values.ndim not in (1, 2) or rows.shape != values.shape[:1] or gradient.count != len(rows):
         raise ValueError(
             "gradient must hold count rows and as many values, "
             f"got rows {rows.shape}, values {values.shape}, count {gradient.count}"
@@ -120,12 +115,10 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
             f"got {len(rows)} rows from {rows.min()} to {rows.max()}"
         )
     step = kernel_rule(rule, parameter, width, "rule")
-    cpu_tree.update_rows(table, rows, values.reshape(-1, width), step)
+    cpu.tree.update_rows(table, rows, values.reshape(-1, width), step)
 
 
-def kernel_rule(
-    rule: UpdateRule, parameter: Array, width: int, name: str
-) -> tuple[Any, ...]:
+def kernel_rule(rule: UpdateRule, parameter: Array, width: int, name: str) -> tuple[Any, ...]:
     """Return a rule as the tuple that kernels take, checked against a parameter's rows."""
     if not isinstance(rule, UpdateRule):
         raise TypeError(f"{name} must be an UpdateRule, got {type(rule).__name__}")
@@ -133,36 +126,26 @@ def kernel_rule(
         raise ValueError(f"{name}.kind must be 'sgd' or 'adamw', got {rule.kind!r}")
     missing = [key for key in NUMBERS[rule.kind] if key not in rule.numbers]
     if missing:
-        raise ValueError(
-            f"{name}.numbers must hold {', '.join(missing)}, got {rule.numbers}"
-        )
+        raise ValueError(f"{name}.numbers must hold {', '.join(missing)}, got {rule.numbers}")
     numbers = np.array([rule.numbers[key] for key in NUMBERS[rule.kind]], np.float64)
     unused = np.empty((0, 0), parameter.dtype)
     if rule.kind == "adamw":
-        moments = (
-            _moment(rule, key, parameter, width, name) for key in ("mean", "variance")
-        )
+        moments = (_moment(rule, key, parameter, width, name) for key in ("mean", "variance"))
         key = f"{name}.state['steps']"
         steps = check_native(key, rule.state.get("steps"), np.dtype(np.int64))
         check_shape(key, steps, (parameter.size // width,), "one count per row")
-        return cpu_update.ADAMW, numbers, *moments, check_writeable(key, steps)
-    kind, velocity = cpu_update.SGD, unused
+        return cpu.update.ADAMW, numbers, *moments, check_writeable(key, steps)
+    kind, velocity = cpu.update.SGD, unused
     if rule.numbers["momentum"] != 0:
         kind, velocity = (
-            cpu_update.MOMENTUM,
+            cpu.update.MOMENTUM,
             _moment(rule, "momentum", parameter, width, name),
         )
     return kind, numbers, velocity, unused, np.empty(0, np.int64)
 
 
-def _moment(
-    rule: UpdateRule, key: str, parameter: Array, width: int, name: str
-) -> Array:
+def _moment(rule: UpdateRule, key: str, parameter: Array, width: int, name: str) -> Array:
     """Return a moment of the rule as rows like those of the parameter."""
     name = f"{name}.state[{key!r}]"
-    moment = check_writeable(
-        name, check_native(name, rule.state.get(key), parameter.dtype)
-    )
-    return check_shape(name, moment, parameter.shape, "that of the parameter").reshape(
-        -1, width
-    )
+    moment = check_writeable(name, check_native(name, rule.state.get(key), parameter.dtype))
+    return check_shape(name, moment, parameter.shape, "that of the parameter").reshape(-1, width)
