@@ -43,10 +43,10 @@ def count_nodes(depth: int) -> int:
     >>> fffnb.count_nodes(8)
     255
     """
-    depth = _positive("depth", depth)
+    depth = check_size("depth", depth)
     if depth > MAX_DEPTH:
         raise ValueError(f"depth must be at most {MAX_DEPTH} (leaves are int32), got {depth}")
-    return 2**depth - 1
+    return (1 << depth) - 1
 
 
 def depth_of(n_nodes: int) -> int:
@@ -100,7 +100,7 @@ def default_depth(n_in: int) -> int:
     >>> fffnb.default_depth(784)
     9
     """
-    return max(1, _positive("n_in", n_in).bit_length() - 1)
+    return max(1, check_size("n_in", n_in).bit_length() - 1)
 
 
 def init_nodes(
@@ -150,12 +150,10 @@ def init_nodes(
     >>> fffnb.init_nodes(784, 10, depth=4).shape
     (1, 15, 794)
     """
-    n_in, n_out = _positive("n_in", n_in), _positive("n_out", n_out)
-    n_trees = _positive("n_trees", n_trees)
+    n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
+    n_trees = check_size("n_trees", n_trees)
     shape = (n_trees, count_nodes(depth), n_in + n_out)
-    kind: np.dtype[Any] = np.dtype(dtype)
-    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype must be float32 or float64, got {kind}")
+    kind = check_dtype(dtype)
     if scheme not in ("sphere", "uniform"):
         raise ValueError(f"scheme must be 'sphere' or 'uniform', got {scheme!r}")
     _refuse_beyond_memory(shape, kind)
@@ -266,7 +264,7 @@ def split_nodes(
     >>> x_vectors.shape, y_vectors.shape
     ((1, 15, 3), (1, 15, 2))
     """
-    n_in = _positive("n_in", n_in)
+    n_in = check_size("n_in", n_in)
     if not isinstance(nodes, np.ndarray):
         raise TypeError(f"nodes must be a numpy.ndarray, got {type(nodes).__name__}")
     if nodes.ndim != 3 or nodes.shape[2] <= n_in:
@@ -277,13 +275,21 @@ def split_nodes(
     return nodes[:, :, :n_in], nodes[:, :, n_in:]
 
 
-def _positive(name: str, value: int) -> int:
+def check_size(name: str, value: int) -> int:
     """Return `value` as an int, or say what is wrong with it."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return `dtype` if parameters may have it, or say what is wrong with it."""
+    kind: np.dtype[Any] = np.dtype(dtype)
+    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype must be float32 or float64, got {kind}")
+    return kind
 
 
 def _refuse_beyond_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -1,0 +1,33 @@
+"""A small trainer on NumPy arrays: layers, losses, optimisers, and `fit`."""
+
+from .fit import History, accuracy, fit, predict
+from .layers import FFF, GELU, Layer, Linear, ReLU, Sequential
+from .losses import mean_squared_error, softmax_cross_entropy
+from .optim import SGD, AdamW, Optimizer
+from .saving import layer_from_config, load_metadata, load_model, save_model
+from .schedules import constant, cosine, step
+
+__all__ = [
+    "FFF",
+    "GELU",
+    "SGD",
+    "AdamW",
+    "History",
+    "Layer",
+    "Linear",
+    "Optimizer",
+    "ReLU",
+    "Sequential",
+    "accuracy",
+    "constant",
+    "cosine",
+    "fit",
+    "layer_from_config",
+    "load_metadata",
+    "load_model",
+    "mean_squared_error",
+    "predict",
+    "save_model",
+    "softmax_cross_entropy",
+    "step",
+]

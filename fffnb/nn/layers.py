@@ -1,0 +1,369 @@
+"""Layers with explicit forward and backward passes on NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ..nodes import check_dtype, check_size, default_depth, init_nodes
+from ..ops.trace import Trace
+from ..ops.tree import fff_backward, fff_backward_update, fff_forward
+from ..ops.update import RowGradient
+from .optim import Optimizer
+
+Array = NDArray[Any]
+Gradients = dict[str, Array | RowGradient]
+
+
+class Layer:
+    """What all layers share.
+
+    Attributes
+    ----------
+    parameters : dict of str to ndarray
+        The trained arrays by name; an optimiser updates them in place.
+    neurons, neurons_read : int
+        How many neurons there are, and how many of them one sample reads.
+    """
+
+    neurons = 0
+    neurons_read = 0
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Array] = {}
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output for samples x (batch, n_in), keeping nothing for a backward pass."""
+        return self.forward(x)[0]
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the output for x and what `backward` needs."""
+        raise NotImplementedError
+
+    def backward(
+        self, grad_y: Array, trace: Any, *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of the parameters by name.
+
+        With `sparse`, those of nodes and their biases are row gradients.
+        """
+        raise NotImplementedError
+
+    def backward_update(
+        self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step the parameters, which the optimiser knows under `prefix` + name; return grad_x."""
+        grad_x, gradients = self.backward(grad_y, trace)
+        optimizer.step({prefix + name: gradient for name, gradient in gradients.items()})
+        return grad_x
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object, which `layer_from_config` reads."""
+        return {"kind": type(self).__name__}
+
+
+class FFF(Layer):
+    """Fast FeedForward layer: a forest of which each sample visits one path a tree.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Widths of the input and of the output.
+    depth : int, optional
+        Levels of each tree; by default `default_depth` of n_in.
+    n_trees : int, default 1
+        Number of trees.
+    activation : str, default "identity"
+        act on the score of a node: see `fff_forward`.
+    bias : bool, default False
+        Give each node a bias, zero at first.
+    scheme, rng, dtype
+        How the nodes are drawn: see `init_nodes`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `init_nodes` and `fff_forward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fffnb import nn
+    >>> layer = nn.FFF(64, 10, depth=5, n_trees=4)
+    >>> layer(np.ones((3, 64), np.float32)).shape, layer.neurons_read, layer.neurons
+    ((3, 10), 20, 124)
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        depth: int | None = None,
+        *,
+        n_trees: int = 1,
+        activation: str = "identity",
+        bias: bool = False,
+        scheme: Literal["sphere", "uniform"] = "sphere",
+        rng: int | np.random.Generator | None = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        depth = default_depth(n_in) if depth is None else depth
+        nodes = init_nodes(n_in, n_out, depth, n_trees, scheme=scheme, rng=rng, dtype=dtype)
+        self._hold(
+            n_in, activation, nodes, np.zeros(nodes.shape[:2], nodes.dtype) if bias else None
+        )
+
+    @classmethod
+    def of(cls, n_in: int, activation: str, nodes: Array, bias: Array | None = None) -> FFF:
+        """Return a layer that uses given nodes (n_trees, n_nodes, n_in + n_out) and biases."""
+        layer = cls.__new__(cls)
+        layer._hold(n_in, activation, nodes, bias)
+        return layer
+
+    def _hold(self, n_in: int, activation: str, nodes: Array, bias: Array | None) -> None:
+        self.n_in, self.n_out = n_in, nodes.shape[2] - n_in
+        self.n_trees, self.depth = nodes.shape[0], int(nodes.shape[1]).bit_length()
+        self.activation = activation
+        self.nodes, self.bias = nodes, bias
+        self.neurons = self.n_trees * nodes.shape[1]
+        self.neurons_read = self.n_trees * self.depth
+        self.parameters = {"nodes": nodes} if bias is None else {"nodes": nodes, "bias": bias}
+        empty = np.empty((0, n_in), nodes.dtype)
+        fff_forward(empty, nodes, bias=bias, activation=activation, n_out=self.n_out)
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output (..., n_out) for samples x (..., n_in)."""
+        return fff_forward(
+            x, self.nodes, bias=self.bias, activation=self.activation, n_out=self.n_out
+        )
+
+    def forward(self, x: Array) -> tuple[Array, tuple[Array, Trace]]:
+        """Return the output for x and what `backward` needs."""
+        y, trace = fff_forward(
+            x,
+            self.nodes,
+            bias=self.bias,
+            activation=self.activation,
+            n_out=self.n_out,
+            return_trace=True,
+        )
+        return y, (x, trace)
+
+    def leaves(self, x: Array) -> Array:
+        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
+        return self.forward(x)[1][1].leaves
+
+    def backward(
+        self, grad_y: Array, trace: tuple[Array, Trace], *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of nodes and bias."""
+        x, path = trace
+        grads = fff_backward(grad_y, x, self.nodes, path, sparse=sparse)
+        gradients: Gradients = {"nodes": grads.nodes}
+        if grads.bias is not None:
+            gradients["bias"] = grads.bias
+        return grads.x, gradients
+
+    def backward_update(
+        self, grad_y: Array, trace: tuple[Array, Trace], optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step the visited nodes in the backward pass itself; return the gradient of the input."""
+        x, path = trace
+        bias_rule = None if self.bias is None else optimizer.rule(prefix + "bias")
+        return fff_backward_update(
+            grad_y,
+            x,
+            self.nodes,
+            path,
+            optimizer.rule(prefix + "nodes"),
+            bias=self.bias,
+            bias_rule=bias_rule,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        sizes = {"n_in": self.n_in, "n_out": self.n_out, "depth": self.depth}
+        rest = {
+            "n_trees": self.n_trees,
+            "activation": self.activation,
+            "bias": self.bias is not None,
+        }
+        return {"kind": "FFF", **sizes, **rest}
+
+
+class Linear(Layer):
+    """Dense layer x @ weight + bias, drawn from ±1/√n_in as in torch.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Widths of the input and of the output.
+    bias : bool, default True
+        Add a bias.
+    rng : int, numpy.random.Generator or None, default 0
+        Seed or generator.
+    dtype : float32 or float64, default float32
+        Type of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fffnb import nn
+    >>> nn.Linear(64, 10)(np.ones((3, 64), np.float32)).shape
+    (3, 10)
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        bias: bool = True,
+        rng: int | np.random.Generator | None = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
+        dtype = check_dtype(dtype)
+        generator = np.random.default_rng(rng)
+        bound = 1 / math.sqrt(n_in)
+        weight = generator.uniform(-bound, bound, (n_in, n_out)).astype(dtype)
+        self._hold(weight, generator.uniform(-bound, bound, n_out).astype(dtype) if bias else None)
+
+    @classmethod
+    def of(cls, weight: Array, bias: Array | None = None) -> Linear:
+        """Return a layer that uses a given weight (n_in, n_out) and bias (n_out,)."""
+        layer = cls.__new__(cls)
+        layer._hold(weight, bias)
+        return layer
+
+    def _hold(self, weight: Array, bias: Array | None) -> None:
+        self.n_in, self.n_out = weight.shape
+        self.weight, self.bias = weight, bias
+        self.neurons = self.neurons_read = self.n_out
+        self.parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return the output for x and what `backward` needs."""
+        if x.shape[-1:] != (self.n_in,):
+            raise ValueError(f"x must have {self.n_in} columns, got shape {x.shape}")
+        if x.dtype != self.weight.dtype:
+            raise TypeError(f"x must have dtype {self.weight.dtype}, got {x.dtype}")
+        y = x @ self.weight
+        if self.bias is not None:
+            y += self.bias
+        return y, x
+
+    def backward(
+        self, grad_y: Array, trace: Array, *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of weight and bias."""
+        flat = grad_y.reshape(-1, self.n_out)
+        gradients: Gradients = {"weight": trace.reshape(-1, self.n_in).T @ flat}
+        if self.bias is not None:
+            gradients["bias"] = flat.sum(axis=0)
+        return grad_y @ self.weight.T, gradients
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        bias = self.bias is not None
+        return {"kind": "Linear", "n_in": self.n_in, "n_out": self.n_out, "bias": bias}
+
+
+class ReLU(Layer):
+    """max(x, 0), element by element."""
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return the output for x and what `backward` needs."""
+        y = np.maximum(x, 0)
+        return y, y
+
+    def backward(
+        self, grad_y: Array, trace: Array, *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input; there are no parameters."""
+        return grad_y * (trace > 0), {}
+
+
+class GELU(Layer):
+    """x Φ(x) with the normal distribution function Φ, element by element."""
+
+    def forward(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        """Return the output for x and what `backward` needs."""
+        from scipy.special import ndtr
+
+        phi = ndtr(x)
+        return x * phi, (x, phi)
+
+    def backward(
+        self, grad_y: Array, trace: tuple[Array, Array], *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input; there are no parameters."""
+        x, phi = trace
+        density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi).astype(x.dtype)
+        return grad_y * (phi + x * density), {}
+
+
+class Sequential(Layer):
+    """Layers one after the other; the parameter p of layer i is called ``"i.p"``.
+
+    Parameters
+    ----------
+    *layers : Layer
+        The layers, from the input to the output.
+
+    Examples
+    --------
+    >>> from fffnb import nn
+    >>> model = nn.Sequential(nn.FFF(64, 32, depth=5), nn.ReLU(), nn.Linear(32, 10))
+    >>> list(model.parameters)
+    ['0.nodes', '2.weight', '2.bias']
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = layers
+        self.parameters = {
+            f"{i}.{name}": array
+            for i, layer in enumerate(layers)
+            for name, array in layer.parameters.items()
+        }
+        self.neurons = sum(layer.neurons for layer in layers)
+        self.neurons_read = sum(layer.neurons_read for layer in layers)
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output for samples x, keeping nothing for a backward pass."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Array) -> tuple[Array, list[Any]]:
+        """Return the output for x and what `backward` needs."""
+        traces = []
+        for layer in self.layers:
+            x, trace = layer.forward(x)
+            traces.append(trace)
+        return x, traces
+
+    def backward(
+        self, grad_y: Array, trace: list[Any], *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of all parameters."""
+        gradients: Gradients = {}
+        for i in reversed(range(len(self.layers))):
+            grad_y, own = self.layers[i].backward(grad_y, trace[i], sparse=sparse)
+            gradients.update({f"{i}.{name}": gradient for name, gradient in own.items()})
+        return grad_y, gradients
+
+    def backward_update(
+        self, grad_y: Array, trace: list[Any], optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step all parameters, from the last layer to the first; return the gradient of x."""
+        for i in reversed(range(len(self.layers))):
+            grad_y = self.layers[i].backward_update(grad_y, trace[i], optimizer, f"{prefix}{i}.")
+        return grad_y
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        return {"kind": "Sequential", "layers": [layer.config() for layer in self.layers]}

@@ -1,0 +1,166 @@
+"""Models in files: the structure as JSON metadata, the parameters as arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import read_arrays, write_arrays
+from .layers import FFF, GELU, Layer, Linear, ReLU, Sequential
+
+Array = NDArray[Any]
+
+#: Sequential in Sequential in ..., at most so deep.
+MAX_NESTING = 8
+
+
+def save_model(
+    path: str | os.PathLike[str], model: Layer, *, extra_metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model to a safetensors file, or leave the old file as it was.
+
+    Parameters
+    ----------
+    path : path
+        File to write.
+    model : Layer
+        The model.
+    extra_metadata : mapping, optional
+        What else to keep, as JSON: `load_metadata` returns it.
+
+    Raises
+    ------
+    fffnb.files.FileError
+        If the file cannot be written.
+    ImportError
+        If safetensors is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fffnb import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.safetensors")
+    ...     nn.save_model(path, nn.FFF(3, 2, depth=4))
+    ...     nn.load_model(path).depth
+    4
+    """
+    metadata = {"kind": "model", "config": model.config(), "extra": dict(extra_metadata or {})}
+    write_arrays(path, model.parameters, metadata)
+
+
+def load_model(path: str | os.PathLike[str]) -> Layer:
+    """Read a model of `save_model`; everything is checked, nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path
+        File to read.
+
+    Returns
+    -------
+    Layer
+        The model with its parameters.
+
+    Raises
+    ------
+    fffnb.files.FileError
+        If the file is missing, damaged or no model.
+    ValueError
+        If structure and parameters do not fit together.
+    """
+    parameters, metadata = read_arrays(path, kind="model")
+    return layer_from_config(metadata.get("config"), parameters)
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what `save_model` kept as `extra_metadata`."""
+    extra = read_arrays(path, kind="model")[1].get("extra")
+    return extra if isinstance(extra, dict) else {}
+
+
+def layer_from_config(config: Any, parameters: Mapping[str, Array]) -> Layer:
+    """Build a layer from the structure that `Layer.config` returned and its parameters.
+
+    Parameters
+    ----------
+    config : object
+        JSON object; what it says of sizes must agree with the parameters.
+    parameters : mapping of str to ndarray
+        The parameters by name, all of them and no others; they are used, not copied.
+
+    Returns
+    -------
+    Layer
+        The layer.
+
+    Raises
+    ------
+    ValueError
+        If a kind is unknown, a field is missing or of a wrong type, or a parameter is missing, left
+        over, or does not fit.
+    """
+    left = dict(parameters)
+    layer = _build(config, left, "", 0)
+    if left:
+        raise ValueError(f"the structure has no place for the parameters {', '.join(left)}")
+    return layer
+
+
+def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> Layer:
+    """Build one layer, taking its parameters out of `left`."""
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if kind == "Sequential":
+        layers = config.get("layers")
+        if not isinstance(layers, list) or nesting == MAX_NESTING:
+            raise ValueError(
+                f"the structure must hold a list of layers, nested at most {MAX_NESTING} times"
+            )
+        return Sequential(
+            *(_build(each, left, f"{prefix}{i}.", nesting + 1) for i, each in enumerate(layers))
+        )
+    if kind in ("ReLU", "GELU"):
+        return ReLU() if kind == "ReLU" else GELU()
+    if kind == "Linear":
+        n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+        return Linear.of(
+            _take(left, prefix + "weight", (n_in, n_out)),
+            _take(left, prefix + "bias", (n_out,)) if _truth(config, "bias") else None,
+        )
+    if kind == "FFF":
+        n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+        depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
+        shape = (n_trees, 2 ** min(depth, 64) - 1, n_in + n_out)
+        nodes = _take(left, prefix + "nodes", shape)
+        bias = _take(left, prefix + "bias", shape[:2]) if _truth(config, "bias") else None
+        return FFF.of(n_in, str(config.get("activation")), nodes, bias)
+    raise ValueError(f"a layer must be FFF, Linear, ReLU, GELU or Sequential, got {kind!r}")
+
+
+def _take(left: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    """Take a parameter of a given shape."""
+    array = left.pop(name, None)
+    if array is None or array.shape != shape or array.dtype not in (np.float32, np.float64):
+        came = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"parameter {name!r} must be a float array of shape {shape}, got {came}")
+    return array
+
+
+def _integer(config: dict[str, Any], field: str) -> int:
+    """Return a field that must be a positive integer."""
+    value = config.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{field} of a layer must be a positive integer, got {value!r}")
+    return value
+
+
+def _truth(config: dict[str, Any], field: str) -> bool:
+    """Return a field that must be true or false."""
+    value = config.get(field)
+    if not isinstance(value, bool):
+        raise ValueError(f"{field} of a layer must be true or false, got {value!r}")
+    return value
