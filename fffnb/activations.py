@@ -18,7 +18,7 @@ def activate(code: int, score: float) -> float:
     if code == IDENTITY:
         return score
     if code == RELU:
-        return 0.0 if score < 0.0 else score  # noqa: FURB136 (max may drop NaN)
+        return 0.0 if score < 0.0 else score
     if code == GELU:
         return score * (0.5 * math.erfc(-score * INV_SQRT_2))
     if code == RELU2:

@@ -8,6 +8,7 @@ bits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -88,7 +89,7 @@ def threading_layer() -> str | None:
     """Start the thread pool and return its kind, or None (said once) when there is none."""
     try:
         numba.get_num_threads()
-        return str(numba.threading_layer())
+        return str(numba.threading_layer())  # type: ignore[attr-defined]
     except ValueError as error:
         warnings.warn(
             f"fffnb runs on one thread, Numba found no threading layer: {error}",
@@ -131,10 +132,8 @@ def _after_fork() -> None:
     """Note in a forked child whether the thread pool of its parent is gone for good."""
     global _pool_lost_in_fork, _workqueue
     _workqueue = threading.Lock()
-    try:
-        _pool_lost_in_fork = _pool_lost_in_fork or numba.threading_layer() == "omp"
-    except ValueError:  # no pool was started before the fork
-        pass
+    with contextlib.suppress(ValueError):  # raised where no pool was started before the fork
+        _pool_lost_in_fork = _pool_lost_in_fork or numba.threading_layer() == "omp"  # type: ignore[attr-defined]
 
 
 if hasattr(os, "register_at_fork"):

@@ -139,4 +139,4 @@ def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ..
 
 def _work(scores: Array, nodes: Array) -> int:
     """Return the floating-point operations of a pass over all paths."""
-    return 2 * scores.size * nodes.shape[2]
+    return 2 * scores.size * int(nodes.shape[2])

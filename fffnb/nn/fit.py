@@ -343,7 +343,7 @@ def _split(
     n_held = round(len(x) * validation) if 0 < validation < 1 else 0
     if not 0 < n_held < len(x):
         raise ValueError(
-            f"validation must set aside some of the {len(x)} samples and leave some, got {validation}"
+            f"validation must set aside some of {len(x)} samples and leave some, got {validation}"
         )
     order = np.random.default_rng((seed, 0, 0)).permutation(len(x))
     held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
