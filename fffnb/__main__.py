@@ -1,0 +1,7 @@
+"""``python -m fffnb`` is ``fffnb``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
