@@ -144,7 +144,7 @@ def _npz(path: str) -> Dataset:
         raise DataError(f"{path} must be an .npz file, a zip of arrays x and y, got {came}")
     wanted = ("x", "y", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: np.asarray(archive[key]) for key in wanted if key in archive.files}
     except Exception as error:  # numpy, zipfile and zlib raise a dozen types on damaged files
         raise DataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error

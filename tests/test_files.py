@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fffnb import files
-from fffnb.files import FileError, read_arrays, write_arrays
+from fffnb.files import FileError, read_arrays, replacing, write_arrays
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_old_file(written):
 @posix
 def test_a_reader_sees_the_old_or_the_new_file(written):
     def write():
-        for seed in range(40):
+        for seed in range(15):
             write_arrays(written, small(seed), {"kind": "model", "seed": seed})
 
     writer = threading.Thread(target=write)
@@ -151,6 +151,24 @@ def test_a_reader_sees_the_old_or_the_new_file(written):
         same(arrays, small(metadata.get("seed", 0)))
     writer.join()
     assert os.listdir(written.parent) == [written.name]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError(), KeyboardInterrupt()])
+def test_replacing_leaves_the_old_file_after_an_error_in_the_block(path, error):
+    path.write_text("old")
+    expected = FileError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), replacing(path) as temporary:
+        Path(temporary).write_text("half")
+        raise error
+    assert os.listdir(path.parent) == [path.name] and path.read_text() == "old"
+
+
+def test_replacing_shows_the_new_file_at_the_end(path):
+    path.write_text("old")
+    with replacing(path) as temporary:
+        Path(temporary).write_text("new")
+        assert path.read_text() == "old"
+    assert os.listdir(path.parent) == [path.name] and path.read_text() == "new"
 
 
 # Where a file is written
