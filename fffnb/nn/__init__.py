@@ -1,9 +1,11 @@
 """A small trainer on NumPy arrays: layers, losses, optimisers, and `fit`."""
 
-from .fit import History, accuracy, fit, predict
+from .evaluate import accuracy, predict
+from .fit import fit
 from .layers import FFF, GELU, Layer, Linear, ReLU, Sequential
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, AdamW, Optimizer
+from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
 

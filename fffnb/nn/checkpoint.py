@@ -11,7 +11,7 @@ import numpy as np
 from ..files import FileError, read_arrays, write_arrays
 
 if TYPE_CHECKING:
-    from .fit import Run
+    from .run import Run
 
 
 def save_checkpoint(path: str | os.PathLike[str], run: Run) -> None:
@@ -70,7 +70,7 @@ def _identity(run: Run) -> dict[str, Any]:
     held = run.held or ()
     return {
         "model": run.model.config(),
-        "optimizer": [run.optimizer.kind, run.optimizer.settings()],
+        "optimizer": [run.optimizer.kind, {**run.optimizer.settings(), "lr": run.lr}],
         "batch size": run.batch_size,
         "seed": run.seed,
         "data": [_fingerprint(array) for array in (run.x, run.y, *held)],

@@ -1,0 +1,210 @@
+"""A run of `fit`: its steps and epochs, its history, its progress bar, and how Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import save_checkpoint
+from .evaluate import predict
+from .layers import Layer
+from .losses import Loss, check_labels, softmax_cross_entropy
+from .optim import Optimizer
+from .schedules import Schedule
+
+Array = NDArray[Any]
+
+
+@dataclass
+class History:
+    """What a run of `fit` saw after each epoch.
+
+    Attributes
+    ----------
+    loss : list of float
+        Mean training loss over the epoch's batches.
+    val_loss : list of float
+        Loss on the validation samples; empty without validation.
+    accuracy : list of float
+        Share of validation samples classified rightly, 0 to 1; empty without labels.
+    lr : list of float
+        Learning rate of the epoch's last step.
+    seconds : list of float
+        Wall time of the epoch, validation included.
+    interrupted : bool
+        Whether Ctrl-C ended the run before its last epoch.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as a JSON object."""
+        return asdict(self)
+
+
+@dataclass
+class Run:
+    """A run of `fit`: what it works on, and how far it is."""
+
+    model: Layer
+    x: Array
+    y: Array
+    loss: Loss
+    optimizer: Optimizer
+    batch_size: int
+    schedule: Schedule
+    held: tuple[Array, Array] | None
+    seed: int
+    lr: float  # of the optimiser, before the schedule
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the next one
+    loss_sum: float = 0.0  # over the samples of those batches
+    history: History = field(default_factory=History)
+
+    @property
+    def n_batches(self) -> int:
+        """Return the number of batches in an epoch."""
+        return math.ceil(len(self.x) / self.batch_size)
+
+    @property
+    def done(self) -> int:
+        """Return the number of finished steps."""
+        return self.epoch * self.n_batches + self.batch
+
+    def check_fits(self) -> None:
+        """Refuse samples and targets that the model and the loss cannot take."""
+        output = self.model(self.x[:1])
+        pairs = [("y", self.x, self.y)]
+        if self.held is not None:
+            pairs.append(("the y of validation", *self.held))
+        for name, x, y in pairs:
+            if len(x) != len(y):
+                raise ValueError(f"{name} must have {len(x)} entries like its x, got {len(y)}")
+            if self.loss is softmax_cross_entropy:
+                check_labels(name, y, (len(x), *output.shape[1:]))
+
+    def train(
+        self,
+        epochs: int,
+        bar: Any,
+        stopped: Callable[[], bool],
+        callback: Callable[[int, History], bool | None] | None,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> None:
+        """Go on to the last epoch, or until the run is stopped."""
+        self.history.interrupted = False
+        try:
+            while self.epoch < epochs:
+                begin = time.perf_counter()
+                if not self.train_epoch(bar, stopped):
+                    self.history.interrupted = True
+                    break
+                self.end_epoch(begin)
+                if checkpoint is not None:
+                    save_checkpoint(checkpoint, self)
+                if callback is not None and callback(self.epoch, self.history):
+                    return
+        finally:
+            self.optimizer.lr = self.lr
+        if self.history.interrupted and checkpoint is not None:
+            save_checkpoint(checkpoint, self)
+
+    def train_epoch(self, bar: Any, stopped: Callable[[], bool]) -> bool:
+        """Take the steps that are left of this epoch; return False if stopped between two."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.x))
+        while self.batch < self.n_batches:
+            if stopped():
+                return False
+            picked = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
+            output, trace = self.model.forward(self.x[picked])
+            value, gradient = self.loss(output, self.y[picked])
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"the loss must stay finite, got {value} in epoch {self.epoch + 1}, step "
+                    f"{self.batch + 1}; a smaller learning rate may help"
+                )
+            self.optimizer.lr = self.lr * self.schedule(self.done)
+            self.model.backward_update(gradient, trace, self.optimizer)
+            self.loss_sum += value * len(picked)
+            self.batch += 1
+            bar.update()
+            if self.batch % 16 == 0:
+                bar.set_postfix(epoch=self.epoch + 1, loss=f"{value:.3g}", refresh=False)
+        return True
+
+    def end_epoch(self, begin: float) -> None:
+        """Evaluate and note what the epoch gave."""
+        history = self.history
+        history.loss.append(self.loss_sum / len(self.x))
+        history.lr.append(self.optimizer.lr)
+        if self.held is not None:
+            x, y = self.held
+            output = predict(self.model, x)
+            history.val_loss.append(self.loss(output, y)[0])
+            if y.dtype.kind in "iu":
+                history.accuracy.append(float(np.mean(output.argmax(axis=1) == y)))
+        history.seconds.append(time.perf_counter() - begin)
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+
+
+class _NoBar:
+    """A bar that shows nothing."""
+
+    def update(self) -> None:
+        """Count a step."""
+
+    def set_postfix(self, **words: Any) -> None:
+        """Show words."""
+
+
+@contextmanager
+def progress_bar(progress: bool | None, total: int, done: int) -> Iterator[Any]:
+    """Show a tqdm bar, if one is wanted."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield _NoBar()
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "the progress bar needs tqdm: python -m pip install 'fffnb[train]'"
+        ) from error
+    with tqdm(total=total, initial=done, unit="step") as bar:
+        yield bar
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag, so that no step is cut in half."""
+    seen = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
