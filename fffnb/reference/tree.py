@@ -6,6 +6,7 @@ grad_y (batch, n_out); everything is computed in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.special import erf
 Array = NDArray[Any]
 
 #: act and act' by the name of the activation.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "identity": (lambda s: s, lambda s: np.ones_like(s)),
     "relu": (lambda s: np.maximum(s, 0), lambda s: (s > 0).astype(float)),
     "gelu": (
@@ -57,7 +58,7 @@ class Forward(NamedTuple):
     def ambiguous(self, eps: float) -> Array:
         """Return which samples visit a node whose sign rounding could turn, (batch,) of bool."""
         unclear = np.abs(self.scores) <= 16 * eps * self.size
-        return (unclear & self.mask).any(axis=(0, 2))
+        return np.asarray((unclear & self.mask).any(axis=(0, 2)))
 
 
 def forward(
@@ -80,7 +81,7 @@ def forward_size(
     run = forward(x, nodes, bias, activation)
     y_vectors = _float64(x, nodes, bias)[2]
     coefs = np.abs(run.mask * ACTIVATIONS[activation][0](run.scores))
-    return (coefs @ np.abs(y_vectors)).sum(axis=0)
+    return np.asarray((coefs @ np.abs(y_vectors)).sum(axis=0))
 
 
 def backward(
@@ -102,9 +103,8 @@ def backward(
     act, derivative = ACTIVATIONS[activation]
     coefs, slopes = run.mask * act(run.scores), run.mask * derivative(run.scores)
     if absolute:
-        x, x_vectors, y_vectors, grad_y, coefs, slopes = map(
-            np.abs, (x, x_vectors, y_vectors, grad_y, coefs, slopes)
-        )
+        terms = (x, x_vectors, y_vectors, grad_y, coefs, slopes)
+        x, x_vectors, y_vectors, grad_y, coefs, slopes = map(np.abs, terms)
     grad_scores = (grad_y @ y_vectors.transpose(0, 2, 1)) * slopes
     grad_x = (grad_scores @ x_vectors).sum(axis=0)
     grad_x_vectors = grad_scores.transpose(0, 2, 1) @ x
@@ -126,7 +126,7 @@ def _paths(scores: Array) -> tuple[Array, Array]:
     mask = np.zeros(scores.shape, bool)
     node = np.zeros((n_trees, batch), np.int64)
     tree, sample = np.indices((n_trees, batch))
-    while n_nodes and (node < n_nodes).all():
+    for _ in range(n_nodes.bit_length()):
         mask[tree, sample, node] = True
         right = scores[tree, sample, node] > 0
         node = 2 * node + 1 + right
