@@ -135,9 +135,7 @@ print(first == second, jit.threading_layer(), len(caught), caught[0].category.__
 def test_without_any_place_for_a_cache_it_compiles_anew(tmp_path):
     """Root may write anywhere, so the places are files where folders are needed."""
     copy = tmp_path / "fffnb"
-    shutil.copytree(
-        Path(fffnb.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc", "*.nb?")
-    )
+    shutil.copytree(Path(fffnb.__file__).parent, copy)
     for cache in copy.rglob("__pycache__"):
         shutil.rmtree(cache)
     (copy / "cpu" / "__pycache__").write_text("no folder")
@@ -150,8 +148,13 @@ def test_without_any_place_for_a_cache_it_compiles_anew(tmp_path):
         "IPYTHONDIR": str(home),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    code = f"{WORK}\nprint(len(work()), fffnb.__file__)"
-    assert str(copy) in python(code, env=env, cwd=tmp_path)
+    code = f"""{WORK}
+from fffnb.cpu.tree_walk import forward
+assert fffnb.__file__.startswith({str(copy)!r})
+work()
+print({{type(kernel._cache).__name__ for kernel in (forward.serial, forward.parallel)}})
+"""
+    assert python(code, env=env, cwd=tmp_path) == "{'NullCache'}\n"
 
 
 def test_work_decides_between_serial_and_parallel(monkeypatch):
