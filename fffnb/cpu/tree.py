@@ -134,7 +134,7 @@ def update(x: Array, grad_y: Array, visits: Visits, nodes: Array, rule: tuple[An
 
 def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:
     """Take one optimiser step on each table[rows[r]] with gradients[r], in place."""
-    row_update.update_rows(8 * gradients.size, table, rows, gradients, rule)
+    row_update.update_rows(2 * gradients.size, table, rows, gradients, rule)
 
 
 def _work(scores: Array, nodes: Array) -> int:

@@ -1,0 +1,1 @@
+"""Benchmarks: `suite` is what asv runs, the other modules are commands."""

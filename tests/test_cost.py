@@ -1,0 +1,37 @@
+"""Cost grows with depth, not with the number of nodes."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    sys.path.insert(0, str(ROOT))
+    try:
+        depth = importlib.import_module("benchmarks.depth")
+    finally:
+        sys.path.remove(str(ROOT))
+    return lambda *depths: [depth.measure_in_new_process(each, 100) for each in depths]
+
+
+def test_twice_the_depth_costs_at_most_three_times_the_time(measured):
+    ratios = []
+    for _ in range(3):  # on a busy machine a single measurement says little
+        shallow, deep = measured(8, 16)
+        ratios.append(deep["rows_ms"] / shallow["rows_ms"])
+        if ratios[-1] <= 3:
+            return
+    pytest.fail(f"depth 16 took {ratios} times as long as depth 8")
+
+
+def test_memory_is_flat_in_the_number_of_nodes(measured):
+    shallow, deep = measured(8, 18)  # 255 and 262,143 nodes: 0.5 and 537 MB of weights
+    assert shallow["numba_allocations"] == deep["numba_allocations"]
+    if deep["peak_bytes"] is None:
+        pytest.skip("the peak of the resident set is only known on Linux")
+    assert deep["peak_bytes"] <= shallow["peak_bytes"] + 4_000_000
