@@ -16,13 +16,15 @@ from fffnb.cpu import jit
 WORK = """
 import numpy as np, fffnb
 from fffnb.cpu import jit
-x = np.random.default_rng(0).standard_normal((512, 128)).astype(np.float32)
+x = np.random.default_rng(0).standard_normal((4096, 128)).astype(np.float32)
 nodes = fffnb.init_nodes(128, 128, 9)
 def work():
     y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     grads = fffnb.fff_backward(y, x, nodes, trace, sparse=True)
     return y.tobytes() + grads.nodes.values.tobytes()
 """
+
+THREADED = 'assert jit.choose(2 * len(x) * 9 * 256) == "parallel"'
 
 
 def python(code, *, env=None, cwd=None, timeout=120):
@@ -76,6 +78,7 @@ def test_threads_may_call_at_once(layer):
 import threading
 expected, wrong = work(), []
 assert jit.threading_layer() == {layer!r}
+{THREADED}
 def many():
     wrong.extend(1 for _ in range(40) if work() != expected)
 threads = [threading.Thread(target=many) for _ in range(4)]
@@ -91,6 +94,7 @@ print("same" if not wrong else "other")
 def test_forked_children_and_grandchildren_compute(layer):
     code = f"""{WORK}
 import os
+{THREADED}
 expected = work()
 def forked(then):
     child = os.fork()
