@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..files import FileError, read_arrays, write_arrays
-
-if TYPE_CHECKING:
-    from .run import Run
+from .run import Run
 
 
 def save_checkpoint(path: str | os.PathLike[str], run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import load_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .layers import Layer
 from .losses import Loss, softmax_cross_entropy
 from .optim import AdamW, Optimizer
@@ -113,11 +113,16 @@ def fit(
     run.check_fits()
     if resume and checkpoint is not None:
         load_checkpoint(checkpoint, run, epochs)
+
+    def save() -> None:
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, run)
+
     with (
         progress_bar(progress, epochs * run.n_batches, run.done) as bar,
         stop_on_interrupt() as stopped,
     ):
-        run.train(epochs, bar, stopped, callback, checkpoint)
+        run.train(epochs, bar, stopped, callback, save)
     return run.history
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import save_checkpoint
 from .evaluate import predict
 from .layers import Layer
 from .losses import Loss, check_labels, softmax_cross_entropy
@@ -105,9 +103,9 @@ class Run:
         bar: Any,
         stopped: Callable[[], bool],
         callback: Callable[[int, History], bool | None] | None,
-        checkpoint: str | os.PathLike[str] | None,
+        save: Callable[[], None],
     ) -> None:
-        """Go on to the last epoch, or until the run is stopped."""
+        """Go on to the last epoch, or until the run is stopped; save it at each end."""
         self.history.interrupted = False
         try:
             while self.epoch < epochs:
@@ -116,14 +114,13 @@ class Run:
                     self.history.interrupted = True
                     break
                 self.end_epoch(begin)
-                if checkpoint is not None:
-                    save_checkpoint(checkpoint, self)
+                save()
                 if callback is not None and callback(self.epoch, self.history):
                     return
         finally:
             self.optimizer.lr = self.lr
-        if self.history.interrupted and checkpoint is not None:
-            save_checkpoint(checkpoint, self)
+        if self.history.interrupted:
+            save()
 
     def train_epoch(self, bar: Any, stopped: Callable[[], bool]) -> bool:
         """Take the steps that are left of this epoch; return False if stopped between two."""
