@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     model = nn.load_model(options.model)
     print(report.table([STRUCTURE, *structure(model)]))
     if options.data:
+        if not any(isinstance(layer, nn.FFF) for layer in layers_of(model)):
+            raise ValueError(f"--data needs a model with FFF layers, {options.model} has none")
         dataset = data.load(options.data, options.data_dir)
         print(f"\nuse of the trees by {len(dataset.x_test):,} test samples of {dataset.name}")
         print(report.table([USE, *use(model, dataset.x_test)]))

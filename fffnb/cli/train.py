@@ -68,7 +68,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Train both networks, print the table, write models and learning curves."""
     dataset = data.load(options.data, options.data_dir)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out must be a folder to write to, got {options.out}: {error}") from error
     say = (lambda *words: None) if options.json else print
     say(
         f"{dataset.name}: {len(dataset.x_train):,} training and {len(dataset.x_test):,} test "

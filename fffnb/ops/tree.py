@@ -303,14 +303,14 @@ def _backward(
 def _output_width(n_in: int, nodes: Array, n_out: int | None) -> int:
     """Return the width of the output that nodes leave beside x."""
     width: int = nodes.shape[2] - n_in
-    if width < 1:
-        raise ValueError(
-            f"x must have fewer columns than nodes, {nodes.shape[2]} = n_in + n_out, got {n_in}"
-        )
     if n_out is not None and n_out != width:
         raise ValueError(
             f"x must have {nodes.shape[2] - n_out} columns for n_out = {n_out} and nodes of shape "
             f"{nodes.shape}, got {n_in}"
+        )
+    if width < 1:
+        raise ValueError(
+            f"x must have fewer columns than nodes, {nodes.shape[2]} = n_in + n_out, got {n_in}"
         )
     return width
 
