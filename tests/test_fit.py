@@ -1,7 +1,11 @@
 """fit: it learns, it is reproducible, and a stopped run goes on to the same bits."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -269,3 +273,153 @@ def test_a_loss_that_is_not_finite_ends_the_run():
     settings = {**options("sgd", model), "optimizer": nn.SGD(model.parameters, 1e30)}
     with pytest.raises(ValueError, match=r"loss must stay finite, got .* in epoch 1, step"):
         nn.fit(model, X, Y, **settings)
+
+
+CHILD = """
+import sys, time
+import numpy as np
+from fffnb import nn
+
+class Slow(nn.ReLU):
+    def forward(self, x):
+        time.sleep(0.004)
+        return super().forward(x)
+    def config(self):
+        return {"kind": "ReLU"}
+
+path, resume = sys.argv[1], sys.argv[2] == "resume"
+rng = np.random.default_rng(0)
+x = rng.standard_normal((96, 5)).astype(np.float32)
+model = nn.Sequential(nn.FFF(5, 6, depth=3), Slow(), nn.Linear(6, 2))
+optimizer = nn.AdamW(model.parameters, 0.01)
+history = nn.fit(
+    model, x, (x[:, 0] > 0).astype(int), optimizer=optimizer, epochs=25, batch_size=16,
+    validation=0.25, checkpoint=path, resume=resume,
+    callback=lambda epoch, history: print(epoch, flush=True),
+)
+state = {f"{n}/{w}": a for n, s in optimizer.state_dict().items() for w, a in s.items()}
+numbers = {k: history.to_dict()[k] for k in ("loss", "val_loss", "accuracy", "lr")}
+np.savez(path + ".npz", **model.parameters, **state, **numbers)
+print("interrupted" if history.interrupted else "done", flush=True)
+"""
+
+
+def child(path, word):
+    environment = {**os.environ, "PYTHONPATH": str(Path(nn.__file__).parents[2])}
+    command = [sys.executable, "-c", CHILD, str(path), word]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_process_stopped_by_a_real_sigint_resumes_to_the_same_bits(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert child(whole, "fresh").communicate(timeout=60)[0].endswith("done\n")
+    with child(cut, "fresh") as stopped:
+        assert stopped.stdout.readline() == "1\n"
+        stopped.send_signal(signal.SIGINT)
+        assert stopped.communicate(timeout=60)[0].endswith("interrupted\n")
+        assert stopped.returncode == 0
+    assert child(cut, "resume").communicate(timeout=60)[0].endswith("done\n")
+    with np.load(f"{whole}.npz") as one, np.load(f"{cut}.npz") as other:
+        assert set(one) == set(other)
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_numpy_numbers_do_not_spoil_a_checkpoint(tmp_path):
+    def loss(output, labels):
+        value, gradient = nn.softmax_cross_entropy(output, labels)
+        return np.float32(value), gradient
+
+    model = nn.Sequential(nn.FFF(np.int64(6), 3, depth=2))
+    nn.fit(
+        model,
+        X,
+        Y,
+        loss=loss,
+        epochs=np.int64(1),
+        batch_size=np.int64(64),
+        seed=np.int64(3),
+        schedule=lambda step: np.float32(0.5),
+        checkpoint=tmp_path / "c.safetensors",
+    )
+    nn.save_model(tmp_path / "m.safetensors", model)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model, other = network(), network()
+    with pytest.raises(ValueError, match=r"optimizer must hold the parameters of model"):
+        nn.fit(model, X, Y, optimizer=nn.SGD(other.parameters, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        ("0.2", "validation must be a pair"),
+        ([X, Y], "validation must be a pair"),
+        ((X,), "validation must be a pair"),
+        ((X[:0], Y[:0]), "the x of validation must be an array of at least one sample"),
+        ((X.astype(float), Y), "float32, got float64"),
+        ((X[:, :5], Y), "got 5"),
+        ((X, Y + 9), "the y of validation must lie"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_validation_that_does_not_fit_is_refused_before_the_first_step(validation, words):
+    model = network()
+    before = {name: array.copy() for name, array in model.parameters.items()}
+    with pytest.raises((TypeError, ValueError), match=words):
+        nn.fit(model, X, Y, validation=validation, epochs=1)
+    for name, array in model.parameters.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+HISTORY = {"loss": [1.0], "val_loss": [], "accuracy": [], "lr": [0.1], "seconds": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": float("inf")},
+        {"epoch": 0.5},
+        {"batch": True},
+        {"loss_sum": float("nan")},
+        {"loss_sum": "1"},
+        {"history": None},
+        {"history": {**HISTORY, "loss": "a"}},
+        {"history": {**HISTORY, "loss": [None]}},
+        {"history": {**HISTORY, "lr": []}},
+        {"run": None},
+    ],
+    ids=str,
+)
+def test_a_forged_checkpoint_is_refused(change, tmp_path):
+    path = tmp_path / "c.safetensors"
+    nn.fit(network(), X, Y, epochs=1, checkpoint=path)
+    arrays, metadata = files.read_arrays(path, kind="checkpoint")
+    files.write_arrays(path, arrays, {**metadata, **change})
+    with pytest.raises(files.FileError, match="is no checkpoint of this run"):
+        nn.fit(network(), X, Y, epochs=2, checkpoint=path, resume=True)
+
+
+def test_the_bar_shows_loss_and_accuracy_in_short_epochs(capsys):
+    nn.fit(network(), X, Y, epochs=2, batch_size=100, validation=(X, Y), progress=True)
+    shown = capsys.readouterr().err
+    assert "loss=" in shown
+    assert "accuracy=" in shown
+
+
+def test_a_terminal_without_tqdm_has_no_bar(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert len(nn.fit(network(), X, Y, epochs=1).loss) == 1
+    with pytest.raises(ImportError, match=r"fffnb\[train\]"):
+        nn.fit(network(), X, Y, epochs=1, progress=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_found_before_the_first_epoch(tmp_path):
+    model = network()
+    before = {name: array.copy() for name, array in model.parameters.items()}
+    with pytest.raises(files.FileError, match="cannot be written"):
+        nn.fit(model, X, Y, **options("sgd", model), checkpoint=tmp_path / "missing" / "c")
+    for name, array in model.parameters.items():
+        np.testing.assert_array_equal(array, before[name])

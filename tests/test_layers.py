@@ -179,3 +179,30 @@ def test_structures_that_do_not_fit_are_refused(config, words, tmp_path):
     files.write_arrays(path, {"nodes": nodes}, {"kind": "model", "config": config})
     with pytest.raises(ValueError, match=words):
         nn.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "weight"),
+    [
+        ({"kind": "Linear", "n_in": 3, "n_out": 2, "bias": True}, {"weight": (3, 2), "bias": (2,)}),
+        ({**FFF, "bias": True}, {"nodes": (1, 3, 5), "bias": (1, 3)}),
+    ],
+)
+def test_parameters_of_two_dtypes_are_refused(config, weight):
+    parameters = {name: np.zeros(shape, np.float32) for name, shape in weight.items()}
+    parameters["bias"] = parameters["bias"].astype(float)
+    with pytest.raises(ValueError, match="parameter 'bias' must be a float32 array"):
+        nn.layer_from_config(config, parameters)
+
+
+def test_losses_refuse_empty_batches_and_lists():
+    for loss in (
+        lambda: nn.softmax_cross_entropy(np.zeros((0, 3)), np.zeros(0, int)),
+        lambda: nn.mean_squared_error(np.zeros((0, 3)), np.zeros((0, 3))),
+    ):
+        with pytest.raises(ValueError, match="must hold at least one sample"):
+            loss()
+    with pytest.raises(TypeError, match="logits must be a float32 or float64 array, got list"):
+        nn.softmax_cross_entropy([[0.0, 1.0]], np.array([0]))
+    with pytest.raises(TypeError, match=r"target must be a numpy\.ndarray, got list"):
+        nn.mean_squared_error(np.zeros((1, 3)), [[0, 0, 0]])

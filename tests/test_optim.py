@@ -148,3 +148,28 @@ def test_schedules_refuse_what_is_out_of_range():
     ):
         with pytest.raises(ValueError, match="must"):
             make()
+
+
+@pytest.mark.parametrize("make", [nn.SGD, nn.AdamW])
+def test_parameters_that_cannot_be_updated_in_place_are_refused(make):
+    frozen = np.ones((3, 2))
+    frozen.flags.writeable = False
+    for parameter in (np.ones((3, 2)).T, np.ones(3, int), np.ones(3, ">f8"), frozen, [1.0]):
+        with pytest.raises((TypeError, ValueError), match="parameter 'p' must be"):
+            make({"p": parameter}, lr=0.1)
+
+
+def test_loaded_state_replaces_all_state():
+    optimizer = nn.SGD({"p": np.ones(2)}, 0.1, momentum=0.9)
+    optimizer.step({"p": np.ones(2)})
+    optimizer.load_state_dict({})
+    assert optimizer.state_dict() == {"p": {}}
+
+
+def test_state_in_part_or_of_other_rows_is_refused():
+    optimizer = nn.AdamW({"p": np.ones((6, 2))})
+    moments = {"mean": np.zeros((6, 2)), "variance": np.zeros((6, 2))}
+    with pytest.raises(ValueError, match="or nothing, got"):
+        optimizer.load_state_dict({"p": moments})
+    with pytest.raises(ValueError, match="one count per row"):
+        optimizer.load_state_dict({"p": {**moments, "steps": np.array([3, 4])}})

@@ -150,6 +150,7 @@ def test_without_any_place_for_a_cache_it_compiles_anew(tmp_path):
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home),
         "IPYTHONDIR": str(home),
+        "NUMBA_CACHE_DIR": "",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     code = f"""{WORK}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from typing import Any
@@ -33,13 +34,16 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run, epochs: int) -> None
     arrays, metadata = read_arrays(path, kind="checkpoint")
     try:
         _check_same(_identity(run), metadata["run"])
-        epoch, batch = int(metadata["epoch"]), int(metadata["batch"])
+        epoch, batch, loss_sum = (metadata[key] for key in ("epoch", "batch", "loss_sum"))
+        if type(epoch) is not int or type(batch) is not int:
+            raise ValueError(f"it is {epoch!r} epochs and {batch!r} batches far, expected integers")
+        if type(loss_sum) is not float or not math.isfinite(loss_sum):
+            raise ValueError(f"its sum of losses must be a finite number, got {loss_sum!r}")
         if not (0 <= epoch <= epochs and 0 <= batch < run.n_batches):
             raise ValueError(
                 f"it is {epoch} epochs and {batch} batches far, beyond {epochs} epochs"
             )
-        history = {key: metadata["history"][key] for key in run.history.to_dict()}
-        loss_sum = float(metadata["loss_sum"])
+        history = _history(metadata["history"], epoch, run)
         parameters = {name: arrays.pop(f"parameters/{name}") for name in run.model.parameters}
         for name, parameter in run.model.parameters.items():
             if (
@@ -61,6 +65,20 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run, epochs: int) -> None
     run.epoch, run.batch, run.loss_sum = epoch, batch, loss_sum
     for key, value in history.items():
         setattr(run.history, key, value)
+
+
+def _history(saved: dict[str, Any], epoch: int, run: Run) -> dict[str, Any]:
+    """Return the fields of a history, checked: one number per finished epoch, or none."""
+    history = {key: saved[key] for key in run.history.to_dict() if key != "interrupted"}
+    for key, values in history.items():
+        lengths = {0, epoch} if key in ("val_loss", "accuracy") else {epoch}
+        if (
+            not isinstance(values, list)
+            or len(values) not in lengths
+            or not all(type(value) is float for value in values)
+        ):
+            raise ValueError(f"its history does not hold {epoch} numbers as {key}")
+    return history
 
 
 def _identity(run: Run) -> dict[str, Any]:

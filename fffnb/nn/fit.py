@@ -65,7 +65,8 @@ def fit(
     callback : callable, optional
         ``callback(epoch, history)`` after each epoch, counted from 1; True ends the run.
     checkpoint : path, optional
-        File to which the state of the run is written after each epoch and on Ctrl-C.
+        File to which the state of the run is written at the start, after each epoch and on
+        Ctrl-C.
     resume : bool, default False
         Go on from `checkpoint`. A run that was stopped anywhere and resumed ends with the same
         bits as one that was not stopped.
@@ -93,7 +94,8 @@ def fit(
     >>> len(history.loss)
     3
     """
-    _check_numbers(epochs, batch_size, seed)
+    epochs = _whole("epochs", epochs, 1)
+    batch_size, seed = _whole("batch_size", batch_size, 1), _whole("seed", seed, 0)
     if resume and checkpoint is None:
         raise ValueError("checkpoint must name the file to resume from, got None")
     x, y, held = _split(x, y, validation, seed)
@@ -108,7 +110,7 @@ def fit(
         schedule=constant() if schedule is None else schedule,
         held=held,
         seed=seed,
-        lr=optimizer.lr,
+        lr=float(optimizer.lr),
     )
     run.check_fits()
     if resume and checkpoint is not None:
@@ -126,36 +128,44 @@ def fit(
     return run.history
 
 
-def _check_numbers(epochs: int, batch_size: int, seed: int) -> None:
-    """Refuse counts that are none."""
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+def _whole(name: str, value: int, least: int) -> int:
+    """Return a whole number as a plain int, which JSON can hold, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
 
 
 def _split(
     x: Array, y: Array, validation: tuple[Array, Array] | float | None, seed: int
 ) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Return training samples and the samples held out from them, or given, for validation."""
-    for name, array in (("x", x), ("y", y)):
-        if not isinstance(array, np.ndarray) or array.ndim < 1 or len(array) == 0:
-            came = array.shape if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{name} must be an array of at least one sample, got {came}")
-    if len(x) != len(y):
-        raise ValueError(f"y must have {len(x)} entries like x, got {len(y)}")
-    if validation is None or isinstance(validation, tuple):
+    _check_pair("x", x, "y", y)
+    if validation is None:
+        return x, y, None
+    if isinstance(validation, tuple) and len(validation) == 2:
+        _check_pair("the x of validation", validation[0], "the y of validation", validation[1])
         return x, y, validation
+    if not isinstance(validation, (int, float)):
+        raise TypeError(
+            f"validation must be a pair (x, y), a share or None, got {type(validation).__name__}"
+        )
     n_held = round(len(x) * validation) if 0 < validation < 1 else 0
     if not 0 < n_held < len(x):
         raise ValueError(
             f"validation must set aside some of {len(x)} samples and leave some, got {validation}"
         )
-    order = np.random.default_rng((seed, 0, 0)).permutation(len(x))
+    order = np.random.default_rng((seed, 0, 1)).permutation(len(x))
     held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
     return x[kept], y[kept], (x[held], y[held])
+
+
+def _check_pair(x_name: str, x: Array, y_name: str, y: Array) -> None:
+    """Refuse samples and targets that are no arrays of the same length, at least 1."""
+    for name, array in ((x_name, x), (y_name, y)):
+        if not isinstance(array, np.ndarray) or array.ndim < 1 or len(array) == 0:
+            came = array.shape if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{name} must be an array of at least one sample, got {came}")
+    if len(x) != len(y):
+        raise ValueError(f"{y_name} must have {len(x)} entries like {x_name}, got {len(y)}")

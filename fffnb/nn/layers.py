@@ -124,7 +124,7 @@ class FFF(Layer):
         return layer
 
     def _hold(self, n_in: int, activation: str, nodes: Array, bias: Array | None) -> None:
-        self.n_in, self.n_out = n_in, nodes.shape[2] - n_in
+        self.n_in, self.n_out = int(n_in), nodes.shape[2] - int(n_in)
         self.n_trees, self.depth = nodes.shape[0], int(nodes.shape[1]).bit_length()
         self.activation = activation
         self.nodes, self.bias = nodes, bias

@@ -32,7 +32,8 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     Raises
     ------
     TypeError, ValueError
-        If the labels are no integers, out of range, or not one per sample.
+        If the labels are no integers, out of range, or not one per sample, or the batch is empty:
+        it has no mean.
 
     Examples
     --------
@@ -42,6 +43,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     >>> round(loss, 4), gradient
     (0.6931, array([[-0.5,  0.5]]))
     """
+    _check_floats("logits", logits)
     check_labels("labels", labels, logits.shape)
     picked = np.arange(len(labels)), labels
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -74,7 +76,7 @@ def mean_squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
     Raises
     ------
     TypeError, ValueError
-        If `target` does not have the shape and dtype of `prediction`.
+        If `target` does not have the shape and dtype of `prediction`, or they are empty.
 
     Examples
     --------
@@ -83,6 +85,9 @@ def mean_squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
     >>> mean_squared_error(np.array([3.0]), np.array([1.0]))
     (4.0, array([4.]))
     """
+    _check_floats("prediction", prediction)
+    if not isinstance(target, np.ndarray):
+        raise TypeError(f"target must be a numpy.ndarray, got {type(target).__name__}")
     if target.shape != prediction.shape:
         raise ValueError(f"target must have shape {prediction.shape}, got {target.shape}")
     if target.dtype != prediction.dtype:
@@ -105,3 +110,12 @@ def check_labels(name: str, labels: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"{name} must lie from 0 to {shape[1] - 1}, got {labels.min()} to {labels.max()}"
         )
+
+
+def _check_floats(name: str, array: Array) -> None:
+    """Refuse what is no array of floats with a mean."""
+    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+        came = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be a float32 or float64 array, got {came}")
+    if array.size == 0:
+        raise ValueError(f"{name} must hold at least one sample, got shape {array.shape}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ops.arrays import check_native, check_writeable
 from ..ops.update import RowGradient, UpdateRule, update_rows
 
 Array = NDArray[Any]
@@ -34,6 +35,8 @@ class Optimizer:
     kind: str
 
     def __init__(self, parameters: Mapping[str, Array], lr: float) -> None:
+        for name, parameter in parameters.items():
+            check_writeable(f"parameter {name!r}", check_native(f"parameter {name!r}", parameter))
         self.parameters = dict(parameters)
         self.lr = _number("lr", lr, least=0.0)
         self._state: dict[str, dict[str, Array]] = {name: {} for name in self.parameters}
@@ -98,7 +101,7 @@ class Optimizer:
         Parameters
         ----------
         state : mapping
-            What `state_dict` returned.
+            What `state_dict` returned; a parameter that it does not name starts anew.
 
         Raises
         ------
@@ -111,8 +114,14 @@ class Optimizer:
         for name, arrays in state.items():
             for word, array in arrays.items():
                 self._check_state(name, word, array)
-        for name, arrays in state.items():
-            self._state[name] = {word: np.array(array, order="C") for word, array in arrays.items()}
+            if arrays and set(arrays) != set(self._words()):
+                raise ValueError(
+                    f"state of {name!r} must hold {self._words()} or nothing, got {tuple(arrays)}"
+                )
+        self._state = {
+            name: {word: np.array(array, order="C") for word, array in state.get(name, {}).items()}
+            for name in self.parameters
+        }
 
     def _parameter(self, name: str) -> Array:
         if name not in self.parameters:
@@ -326,8 +335,9 @@ class AdamW(Optimizer):
     def _check_state(self, name: str, word: str, array: Array) -> None:
         if word != "steps":
             return super()._check_state(name, word, array)
-        size = self.parameters[name].size
-        if array.dtype != np.int64 or array.ndim != 1 or len(array) < 1 or size % len(array):
+        parameter = self.parameters[name]
+        counts = {1, parameter.size, parameter.size // max(1, parameter.shape[-1])}
+        if array.dtype != np.int64 or array.ndim != 1 or len(array) not in counts:
             raise ValueError(
                 f"state 'steps' of {name!r} must be int64, one count per row, "
                 f"got {array.dtype} of shape {array.shape}"

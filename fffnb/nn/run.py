@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import signal
 import sys
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from .evaluate import predict
 from .layers import Layer
-from .losses import Loss, check_labels, softmax_cross_entropy
+from .losses import Loss, check_labels, mean_squared_error, softmax_cross_entropy
 from .optim import Optimizer
 from .schedules import Schedule
 
@@ -87,15 +88,20 @@ class Run:
 
     def check_fits(self) -> None:
         """Refuse samples and targets that the model and the loss cannot take."""
-        output = self.model(self.x[:1])
+        for name, parameter in self.model.parameters.items():
+            if self.optimizer.parameters.get(name) is not parameter:
+                raise ValueError(
+                    f"optimizer must hold the parameters of model, got another array for {name!r}"
+                )
         pairs = [("y", self.x, self.y)]
         if self.held is not None:
             pairs.append(("the y of validation", *self.held))
         for name, x, y in pairs:
-            if len(x) != len(y):
-                raise ValueError(f"{name} must have {len(x)} entries like its x, got {len(y)}")
+            output = self.model(x[:1])
             if self.loss is softmax_cross_entropy:
                 check_labels(name, y, (len(x), *output.shape[1:]))
+            elif self.loss is mean_squared_error:
+                mean_squared_error(output, y[:1])
 
     def train(
         self,
@@ -107,6 +113,7 @@ class Run:
     ) -> None:
         """Go on to the last epoch, or until the run is stopped; save it at each end."""
         self.history.interrupted = False
+        save()  # a file that cannot be written is found before the first epoch
         try:
             while self.epoch < epochs:
                 begin = time.perf_counter()
@@ -131,18 +138,22 @@ class Run:
             picked = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
             output, trace = self.model.forward(self.x[picked])
             value, gradient = self.loss(output, self.y[picked])
+            value = float(value)
             if not math.isfinite(value):
                 raise ValueError(
                     f"the loss must stay finite, got {value} in epoch {self.epoch + 1}, step "
                     f"{self.batch + 1}; a smaller learning rate may help"
                 )
-            self.optimizer.lr = self.lr * self.schedule(self.done)
+            self.optimizer.lr = float(self.lr * self.schedule(self.done))
             self.model.backward_update(gradient, trace, self.optimizer)
             self.loss_sum += value * len(picked)
             self.batch += 1
             bar.update()
-            if self.batch % 16 == 0:
-                bar.set_postfix(epoch=self.epoch + 1, loss=f"{value:.3g}", refresh=False)
+            if self.batch % 16 == 0 or self.batch == self.n_batches:
+                words = {"epoch": self.epoch + 1, "loss": f"{value:.3g}"}
+                if self.history.accuracy:
+                    words["accuracy"] = f"{self.history.accuracy[-1]:.3f}"
+                bar.set_postfix(**words, refresh=False)
         return True
 
     def end_epoch(self, begin: float) -> None:
@@ -153,7 +164,7 @@ class Run:
         if self.held is not None:
             x, y = self.held
             output = predict(self.model, x)
-            history.val_loss.append(self.loss(output, y)[0])
+            history.val_loss.append(float(self.loss(output, y)[0]))
             if y.dtype.kind in "iu":
                 history.accuracy.append(float(np.mean(output.argmax(axis=1) == y)))
         history.seconds.append(time.perf_counter() - begin)
@@ -173,7 +184,9 @@ class _NoBar:
 @contextmanager
 def progress_bar(progress: bool | None, total: int, done: int) -> Iterator[Any]:
     """Show a tqdm bar, if one is wanted."""
-    if not (sys.stderr.isatty() if progress is None else progress):
+    if progress is None:
+        progress = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    if not progress:
         yield _NoBar()
         return
     try:

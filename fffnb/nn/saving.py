@@ -127,26 +127,32 @@ def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> La
         return ReLU() if kind == "ReLU" else GELU()
     if kind == "Linear":
         n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+        weight = _take(left, prefix + "weight", (n_in, n_out))
+        biased = _truth(config, "bias")
         return Linear.of(
-            _take(left, prefix + "weight", (n_in, n_out)),
-            _take(left, prefix + "bias", (n_out,)) if _truth(config, "bias") else None,
+            weight, _take(left, prefix + "bias", (n_out,), weight.dtype) if biased else None
         )
     if kind == "FFF":
         n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
         depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
         shape = (n_trees, 2 ** min(depth, 64) - 1, n_in + n_out)
         nodes = _take(left, prefix + "nodes", shape)
-        bias = _take(left, prefix + "bias", shape[:2]) if _truth(config, "bias") else None
+        biased = _truth(config, "bias")
+        bias = _take(left, prefix + "bias", shape[:2], nodes.dtype) if biased else None
         return FFF.of(n_in, str(config.get("activation")), nodes, bias)
     raise ValueError(f"a layer must be FFF, Linear, ReLU, GELU or Sequential, got {kind!r}")
 
 
-def _take(left: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
-    """Take a parameter of a given shape."""
+def _take(
+    left: dict[str, Array], name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None
+) -> Array:
+    """Take a parameter of a given shape, of a given dtype or of either float."""
+    dtypes = (np.float32, np.float64) if dtype is None else (dtype,)
     array = left.pop(name, None)
-    if array is None or array.shape != shape or array.dtype not in (np.float32, np.float64):
+    if array is None or array.shape != shape or array.dtype not in dtypes:
         came = "none" if array is None else f"{array.dtype} of shape {array.shape}"
-        raise ValueError(f"parameter {name!r} must be a float array of shape {shape}, got {came}")
+        kind = "float" if dtype is None else dtype
+        raise ValueError(f"parameter {name!r} must be a {kind} array of shape {shape}, got {came}")
     return array
 
 
