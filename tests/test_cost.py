@@ -1,6 +1,8 @@
-"""Cost grows with depth, not with the number of nodes."""
+"""Cost grows with depth, not with the number of nodes; and the commands that show it run."""
 
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,3 +37,16 @@ def test_memory_is_flat_in_the_number_of_nodes(measured):
     if deep["peak_bytes"] is None:
         pytest.skip("the peak of the resident set is only known on Linux")
     assert deep["peak_bytes"] <= shallow["peak_bytes"] + 4_000_000
+
+
+def test_compare_prints_a_table_and_keeps_the_figures(tmp_path):
+    path = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.compare", "cpu", "--only", "128→64"]
+    run = subprocess.run(
+        [*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "128→64, 7, 1" in run.stdout
+    figures = json.loads(path.read_text())
+    assert figures["machine"]["sgemm"] > 1e9
+    (case,) = figures["cases"]
+    assert all(seconds > 0 for seconds in case["seconds"].values())

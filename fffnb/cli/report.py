@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import files, nn
 
-#: Shortest total time over which a call is measured, in seconds.
+#: Shortest time for which a call is measured, in seconds.
 MEASURE_SECONDS = 0.2
 
 
@@ -35,7 +35,8 @@ def seconds_per_sample(model: nn.Layer, x: np.ndarray, batch: int) -> float:
     starts = range(0, len(x) - batch + 1, batch)
     model(x[:batch])
     times: list[float] = []
-    while sum(times) < MEASURE_SECONDS or len(times) < 5:
+    end = time.perf_counter() + MEASURE_SECONDS
+    while time.perf_counter() < end or len(times) < 5:
         start = starts[len(times) % len(starts)]
         begin = time.perf_counter()
         model(x[start : start + batch])

@@ -1,0 +1,1 @@
+"""What fffnb is compared with: plain, short implementations, checked like our own."""
