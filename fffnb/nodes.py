@@ -201,7 +201,7 @@ def pack_nodes(
     (1, 7, 5)
     """
     for name, vectors in (("x_vectors", x_vectors), ("y_vectors", y_vectors)):
-        if not isinstance(vectors, np.ndarray):
+        if type(vectors) not in (np.ndarray, np.memmap):
             raise TypeError(f"{name} must be a numpy.ndarray, got {type(vectors).__name__}")
         if vectors.ndim not in (2, 3):
             raise ValueError(

@@ -78,6 +78,11 @@ REFUSED = [
         r"would take 17,592,186,036,224 bytes, this machine has",
     ),
     (lambda: fffnb.pack_nodes([1.0], [1.0]), TypeError, "x_vectors must be a numpy.ndarray"),
+    (
+        lambda: fffnb.pack_nodes(np.ma.ones((3, 2)), np.ones((3, 2))),
+        TypeError,
+        "x_vectors must be a numpy.ndarray, got MaskedArray",
+    ),
     (lambda: fffnb.pack_nodes(np.ones(3), np.ones(3)), ValueError, r"got shape \(3,\)"),
     (
         lambda: fffnb.pack_nodes(np.ones((3, 2)), np.ones((7, 2))),

@@ -57,6 +57,8 @@ FORWARD = [
     ({"bias": BIAS.astype(float)}, TypeError, "bias must be float32, got float64"),
     ({"bias": 0.0}, TypeError, "bias must be a numpy.ndarray, got builtins.float"),
     ({"activation": "swish"}, ValueError, "activation must be one of identity, .* got 'swish'"),
+    ({"n_out": "2"}, TypeError, "n_out must be an int, got str"),
+    ({"activation": np.array(["relu", "gelu"])}, ValueError, "activation must be one of"),
     ({"activation": None}, ValueError, "activation must be one of identity, .* got None"),
     ({"out": np.empty((5, 3), "f4")}, ValueError, r"out must have shape \(5, 2\) .* got \(5, 3\)"),
     ({"out": np.empty((5, 2))}, TypeError, "out must have the dtype of nodes, float32, got"),
@@ -69,6 +71,16 @@ def test_forward_refuses(change, error, words):
     with pytest.raises(error, match=words):
         fffnb.fff_forward(**{"x": X, "nodes": NODES, "bias": BIAS, **change})
     np.testing.assert_array_equal(fffnb.fff_forward(X, NODES, bias=BIAS), Y)
+
+
+def test_update_rows_refuses_a_dense_gradient_and_numbers_that_are_none():
+    weights = np.ones((4, 2))
+    with pytest.raises(TypeError, match="gradient must be a RowGradient, got ndarray"):
+        fffnb.update_rows(weights, weights, SGD)
+    gradient = fffnb.RowGradient(np.array([1]), np.ones((1, 2)), None, 1)
+    with pytest.raises(TypeError):
+        fffnb.update_rows(weights, gradient, SGD._replace(numbers={**NUMBERS, "lr": None}))
+    assert (weights == 1).all()
 
 
 def test_out_must_not_overlap_an_input():

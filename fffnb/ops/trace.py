@@ -58,7 +58,7 @@ class Gradients(NamedTuple):
 
 def activation_code(activation: str) -> int:
     """Return the code of an activation's name."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     return ACTIVATIONS.index(activation)
 

@@ -14,6 +14,7 @@ import numpy as np
 from .. import cpu
 from ..activations import ACTIVATIONS
 from ..cpu import buffers
+from ..nodes import check_size
 from .arrays import (
     Array,
     as_batch,
@@ -303,7 +304,7 @@ def _backward(
 def _output_width(n_in: int, nodes: Array, n_out: int | None) -> int:
     """Return the width of the output that nodes leave beside x."""
     width: int = nodes.shape[2] - n_in
-    if n_out is not None and n_out != width:
+    if n_out is not None and check_size("n_out", n_out) != width:
         raise ValueError(
             f"x must have {nodes.shape[2] - n_out} columns for n_out = {n_out} and nodes of shape "
             f"{nodes.shape}, got {n_in}"

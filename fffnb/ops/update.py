@@ -93,6 +93,8 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
     array([1. , 0.5, 1. , 0.5])
     """
     parameter = check_writeable("parameter", check_native("parameter", parameter))
+    if not isinstance(gradient, RowGradient):
+        raise TypeError(f"gradient must be a RowGradient, got {type(gradient).__name__}")
     rows = check_native("gradient.rows", gradient.rows, np.dtype(np.int64))
     values = check_native("gradient.values", gradient.values, parameter.dtype)
     if values.ndim not in (1, 2) or rows.shape != values.shape[:1] or gradient.count != len(rows):
@@ -127,7 +129,7 @@ def kernel_rule(rule: UpdateRule, parameter: Array, width: int, name: str) -> tu
     missing = [key for key in NUMBERS[rule.kind] if key not in rule.numbers]
     if missing:
         raise ValueError(f"{name}.numbers must hold {', '.join(missing)}, got {rule.numbers}")
-    numbers = np.array([rule.numbers[key] for key in NUMBERS[rule.kind]], np.float64)
+    numbers = np.array([float(rule.numbers[key]) for key in NUMBERS[rule.kind]])
     unused = np.empty((0, 0), parameter.dtype)
     if rule.kind == "adamw":
         moments = (_moment(rule, key, parameter, width, name) for key in ("mean", "variance"))
