@@ -83,8 +83,10 @@ def backward(
     coefs = buffers.empty(scores.shape, nodes.dtype)
     path = buffers.empty(scores.shape, np.int64)
     table = nodes.reshape(-1, nodes.shape[2])
+    order = np.argsort(leaves.T, axis=1, kind="stable")
     tree_backward.backward_samples(
         _work(scores, nodes),
+        order[0],
         grad_y,
         table,
         activation,
@@ -101,7 +103,6 @@ def backward(
     samples = buffers.empty(scores.size, np.int64)
     row_slopes = buffers.empty(scores.size, nodes.dtype)
     row_coefs = buffers.empty(scores.size, nodes.dtype)
-    order = np.argsort(leaves.T, axis=1, kind="stable")
     n_rows = tree_backward.list_visits.serial(
         leaves, order, slopes, coefs, rows, (starts, samples, row_slopes, row_coefs)
     )

@@ -22,9 +22,13 @@ N_CHUNKS = 64
 
 
 @Kernel
-def backward_samples(grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x):
-    """Write slopes (the gradient of each score), coefs, rows and grad_x of every sample."""
-    for s in prange(len(grad_y)):
+def backward_samples(order, grad_y, table, activation, scores, leaves, slopes, coefs, rows, grad_x):
+    """Write slopes (the gradient of each score), coefs, rows and grad_x of every sample.
+
+    `order` (batch,) brings samples together that share rows.
+    """
+    for i in prange(len(order)):
+        s = order[i]
         backward_sample(
             grad_y[s],
             table,
