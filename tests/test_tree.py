@@ -178,6 +178,16 @@ def test_one_and_two_threads_give_the_same_bits(monkeypatch):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("batch", BATCHES[1:])
+def test_mixing_in_leaf_order_gives_the_same_bits(batch, form, monkeypatch):
+    arguments = problem(100, 63, 7, 3, batch, "float32", seed=6)
+    found = []
+    for start in (batch + 1, batch):
+        monkeypatch.setattr("fffnb.cpu.tree.ORDER_FROM", start)
+        found.append(everything(*arguments))
+    assert found[0] == found[1]
+
+
 def strided(array):
     return np.repeat(np.repeat(array, 2, axis=0), 3, axis=1)[::2, ::3]
 

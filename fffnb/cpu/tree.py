@@ -16,6 +16,9 @@ from . import update as row_update
 
 Array = NDArray[Any]
 
+#: Samples from which the output is mixed in the order of the leaves of the first tree.
+ORDER_FROM = 1024
+
 
 class Visits(NamedTuple):
     """Who visited which row: see `tree_backward`."""
@@ -52,18 +55,13 @@ def forward(
     coefs = buffers.empty(scores.shape, nodes.dtype)
     rows = buffers.empty(scores.shape, np.int64)
     table = nodes.reshape(-1, nodes.shape[2])
-    tree_walk.forward(
-        _work(scores, nodes),
-        x,
-        table,
-        flat_bias,
-        activation,
-        scores,
-        leaves,
-        coefs,
-        rows,
-        y,
-    )
+    work = _work(scores, nodes)
+    if len(x) < ORDER_FROM:
+        tree_walk.forward(work, x, table, flat_bias, activation, scores, leaves, coefs, rows, y)
+        return
+    tree_walk.descend(work // 2, x, table, flat_bias, activation, scores, leaves, coefs, rows)
+    order = np.argsort(leaves[:, 0])
+    tree_walk.mix_in_order(work // 2, order, coefs, rows, table, x.shape[1], y)
 
 
 def backward(

@@ -69,3 +69,18 @@ def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
     for s in prange(len(x)):
         walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
         mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])
+
+
+@Kernel
+def descend(x, table, bias, activation, scores, leaves, coefs, rows):
+    """Write scores, leaves, coefs and rows of every sample."""
+    for s in prange(len(x)):
+        walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
+
+
+@Kernel
+def mix_in_order(order, coefs, rows, table, n_in, y):
+    """Write y of every sample; `order` (batch,) brings samples together that share rows."""
+    for i in prange(len(order)):
+        s = order[i]
+        mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])
