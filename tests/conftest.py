@@ -22,3 +22,10 @@ def form(request, monkeypatch):
     """Force one form of every kernel."""
     monkeypatch.setattr("fffnb.cpu.jit.forced", request.param)
     return request.param
+
+
+@pytest.fixture(params=["walk", "sweep"])
+def path(request, monkeypatch):
+    """Force one form of the tree's forward pass."""
+    monkeypatch.setattr("fffnb.cpu.tree.forced", request.param)
+    return request.param

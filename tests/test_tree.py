@@ -1,5 +1,6 @@
 """The tree op against its dense reference."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import fffnb
 from fffnb.activations import ACTIVATIONS
+from fffnb.cpu import tree
 from fffnb.reference import tree as reference
 
 BOUND = {"float32": 1e-6, "float64": 1e-13}
@@ -70,7 +72,7 @@ def check(case, dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", BOUND)
-def test_equals_the_reference(dtype, form):
+def test_equals_the_reference(dtype, path, form):
     counts = [check(case, dtype, seed) for seed, case in enumerate(cases())]
     samples, unclear = np.sum(counts, axis=0)
     assert samples > 5000
@@ -88,7 +90,7 @@ def test_cases_hold_every_value_of_every_factor():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_each_activation_with_and_without_bias(activation, form):
+def test_each_activation_with_and_without_bias(activation, path, form):
     for bias, dtype in itertools.product((True, False), BOUND):
         check((63, 57, 6, 3, activation, 130, bias), dtype, seed=1)
 
@@ -153,7 +155,7 @@ def everything(x, nodes, bias, grad_y):
 
 
 @pytest.mark.parametrize("batch", BATCHES[1:])
-def test_serial_and_parallel_give_the_same_bits(batch, monkeypatch):
+def test_serial_and_parallel_give_the_same_bits(batch, path, monkeypatch):
     for n_in, n_out, depth in ((3, 100, 4), (257, 63, 9), (64, 64, 1)):
         arguments = problem(n_in, n_out, depth, 3, batch, "float32", seed=4)
         found = []
@@ -163,7 +165,7 @@ def test_serial_and_parallel_give_the_same_bits(batch, monkeypatch):
         assert found[0] == found[1]
 
 
-def test_one_and_two_threads_give_the_same_bits(monkeypatch):
+def test_one_and_two_threads_give_the_same_bits(path, monkeypatch):
     numba = pytest.importorskip("numba")
     monkeypatch.setattr("fffnb.cpu.jit.forced", "parallel")
     arguments = problem(100, 63, 7, 3, 130, "float32", seed=5)
@@ -178,14 +180,42 @@ def test_one_and_two_threads_give_the_same_bits(monkeypatch):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("batch", BATCHES[1:])
-def test_mixing_in_leaf_order_gives_the_same_bits(batch, form, monkeypatch):
-    arguments = problem(100, 63, 7, 3, batch, "float32", seed=6)
-    found = []
-    for start in (batch + 1, batch):
-        monkeypatch.setattr("fffnb.cpu.tree.ORDER_FROM", start)
-        found.append(everything(*arguments))
-    assert found[0] == found[1]
+def note(ran, run, *arguments):
+    """Note that `run` ran."""
+    ran.append(run)
+    run(*arguments)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize(("chunk", "levels"), [(1, 1), (7, 2), (8, 3), (128, 6)])
+def test_walk_and_sweep_give_the_same_bits(chunk, levels, dtype, form, monkeypatch):
+    monkeypatch.setattr(tree, "CHUNK", chunk)
+    monkeypatch.setattr(tree, "LEVELS", levels)
+    for batch, n_trees, depth in ((1, 1, 1), (7, 3, 4), (130, 1, 9), (130, 3, 6)):
+        x, nodes, bias, grad_y = problem(100, 77, depth, n_trees, batch, dtype, seed=6)
+        x[0, 0] = np.nan
+        found, ran = [], []
+        for path in ("walk", "sweep"):
+            monkeypatch.setattr(tree, "forced", path)
+            with monkeypatch.context() as patch:
+                run = getattr(tree, path)
+                patch.setattr(tree, path, functools.partial(note, ran, run))
+                found.append(everything(x, nodes, bias, grad_y))
+        assert found[0] == found[1]
+        assert ran == [tree.walk, tree.sweep]
+
+
+def test_the_path_follows_from_the_batch():
+    assert tree.choose(tree.SWEEP_FROM - 1) == "walk"
+    assert tree.choose(tree.SWEEP_FROM) == "sweep"
+
+
+def test_an_unknown_path_is_refused(monkeypatch):
+    monkeypatch.setattr(tree, "forced", "run")
+    x, nodes, bias, _ = problem(9, 7, 5, 2, 3, "float32")
+    with pytest.raises(ValueError, match="forced must be None, 'walk' or 'sweep', got 'run'"):
+        fffnb.fff_forward(x, nodes, bias=bias)
+    assert fffnb.fff_forward(x[:0], nodes, bias=bias).shape == (0, 7)
 
 
 def strided(array):
@@ -259,7 +289,7 @@ def test_out_receives_the_result(contiguous):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_stay_in_their_sample(value):
+def test_values_that_are_not_finite_stay_in_their_sample(value, path):
     x, nodes, _, grad_y = problem(9, 7, 5, 2, 7, "float32")
     clean = fffnb.fff_forward(x, nodes)
     x[3, 2] = value

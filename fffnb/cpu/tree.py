@@ -1,4 +1,4 @@
-"""The tree on the CPU: scratch and calls of the kernels in `tree_walk` and `tree_backward`.
+"""The tree on the CPU: the kernels of `tree_walk`, `tree_sweep` and `tree_backward` put to work.
 
 Arguments are checked, C-contiguous and flattened to one batch axis by the caller; `nodes` is
 (n_trees, n_nodes, n_in + n_out), `bias` (n_trees, n_nodes) or None, `activation` a code.
@@ -6,18 +6,25 @@ Arguments are checked, C-contiguous and flattened to one batch axis by the calle
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import buffers, tree_backward, tree_walk
+from . import buffers, tree_backward, tree_sweep, tree_walk
 from . import update as row_update
 
 Array = NDArray[Any]
 
-#: Samples from which the output is mixed in the order of the leaves of the first tree.
-ORDER_FROM = 1024
+#: Samples from which the forward pass is a sweep.
+SWEEP_FROM = 1024
+
+#: Samples that go down the trees together, and levels between two sorts of the batch: the inputs of
+#: a chunk stay in the second-level cache, and after so many levels a node has two of them left.
+CHUNK, LEVELS = 128, 6
+
+#: Chosen form of the forward pass, for tests and benchmarks; None leaves it to `choose`.
+forced: Literal["walk", "sweep"] | None = None
 
 
 class Visits(NamedTuple):
@@ -51,17 +58,76 @@ def forward(
     """Write scores (batch, n_trees, depth), leaves (batch, n_trees) and y (batch, n_out)."""
     if len(x) == 0:
         return
+    run = walk if choose(len(x)) == "walk" else sweep
     flat_bias = np.empty(0, nodes.dtype) if bias is None else bias.reshape(-1)
-    coefs = buffers.empty(scores.shape, nodes.dtype)
-    rows = buffers.empty(scores.shape, np.int64)
     table = nodes.reshape(-1, nodes.shape[2])
-    work = _work(scores, nodes)
-    if len(x) < ORDER_FROM:
-        tree_walk.forward(work, x, table, flat_bias, activation, scores, leaves, coefs, rows, y)
-        return
-    tree_walk.descend(work // 2, x, table, flat_bias, activation, scores, leaves, coefs, rows)
-    order = np.argsort(leaves[:, 0])
-    tree_walk.mix_in_order(work // 2, order, coefs, rows, table, x.shape[1], y)
+    run(_work(scores, nodes), x, table, flat_bias, activation, scores, leaves, y)
+
+
+def choose(batch: int) -> Literal["walk", "sweep"]:
+    """Return the form of the forward pass of a batch; both give the same bits."""
+    if forced not in (None, "walk", "sweep"):
+        raise ValueError(f"forced must be None, 'walk' or 'sweep', got {forced!r}")
+    return forced or ("walk" if batch < SWEEP_FROM else "sweep")
+
+
+def walk(
+    work: int,
+    x: Array,
+    table: Array,
+    bias: Array,
+    activation: int,
+    scores: Array,
+    leaves: Array,
+    y: Array,
+) -> None:
+    """Send every sample alone; arguments as those of the kernel."""
+    coefs = buffers.empty(scores.shape, table.dtype)
+    rows = buffers.empty(scores.shape, np.int64)
+    tree_walk.forward(work, x, table, bias, activation, scores, leaves, coefs, rows, y)
+
+
+def sweep(
+    work: int,
+    x: Array,
+    table: Array,
+    bias: Array,
+    activation: int,
+    scores: Array,
+    leaves: Array,
+    y: Array,
+) -> None:
+    """Send samples together that share nodes; arguments as those of `walk`."""
+    batch, n_trees, depth = scores.shape
+    n_chunks = -(-batch // CHUNK)
+    spare = buffers.empty((n_chunks, CHUNK), np.int64)
+    found = buffers.empty((n_chunks, 12), table.dtype)
+    leaves[...] = 0
+    for t in reversed(range(n_trees)):  # the order of the first tree remains
+        order = np.arange(batch)
+        for first in range(0, depth, LEVELS):
+            stop = min(depth, first + LEVELS)
+            if first > 0:
+                places = leaves[:, t].astype(np.min_scalar_type(2**first - 1))
+                order = np.argsort(places, kind="stable")  # a radix sort up to 16 bits
+            tree_sweep.descend(
+                work // 2, x, table, bias, t, first, stop, order, spare, found, scores, leaves
+            )
+    coefs = buffers.empty((n_chunks, 4, n_trees * depth), table.dtype)
+    rows = buffers.empty(coefs.shape, np.int64)
+    tree_sweep.mix_in_order(
+        work // 2,
+        order,
+        CHUNK,
+        table,
+        activation,
+        scores,
+        leaves,
+        coefs,
+        rows,
+        x.shape[1],
+        y,
+    )
 
 
 def backward(

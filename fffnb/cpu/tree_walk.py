@@ -9,38 +9,109 @@ from numba import prange
 
 from .. import activations
 from .jit import Kernel, helper
+from .simd import (
+    add,
+    broadcast,
+    lanes,
+    load,
+    load_part,
+    outer,
+    store,
+    store_part,
+    total,
+    zeros,
+)
 
 activate = helper(activations.activate)
 
 
 @helper
 def dot(row, start, vector):
-    """Return the dot product of `vector` and as much of `row` from `start`."""
-    total = vector.dtype.type(0)
-    part = row[start : start + len(vector)]
-    for j in range(len(vector)):
-        total += part[j] * vector[j]
-    return total
+    """Return the dot product of `vector` and as much of `row` from `start`.
+
+    Four sums run along four quarters of the vectors, what is left over goes to the first: the order
+    in which `tile` adds, too.
+    """
+    n, width = len(vector), lanes(vector)
+    part = row[start : start + n]
+    quarter = n // (4 * width) * width
+    q1, q2, q3 = quarter, 2 * quarter, 3 * quarter
+    s0, s1, s2, s3 = zeros(vector, 1), zeros(vector, 1), zeros(vector, 1), zeros(vector, 1)
+    for j in range(0, quarter, width):
+        s0 = outer(s0, (load(part, j),), (load(vector, j),))
+        s1 = outer(s1, (load(part, q1 + j),), (load(vector, q1 + j),))
+        s2 = outer(s2, (load(part, q2 + j),), (load(vector, q2 + j),))
+        s3 = outer(s3, (load(part, q3 + j),), (load(vector, q3 + j),))
+    for j in range(4 * quarter, n, width):
+        s0 = outer(s0, (load_part(part, j, n - j),), (load_part(vector, j, n - j),))
+    return total(add(add(add(s0, s1), s2), s3)[0])
+
+
+@helper
+def tile(x0, x1, x2, x3, row0, row1, row2, out):
+    """Write the dot products of four vectors and (as much of) three rows to out[3 * i + k]."""
+    n, width = len(x0), lanes(x0)
+    quarter = n // (4 * width) * width
+    sums = zeros(x0, 12)
+    for j in range(0, quarter, width):
+        xs = load(x0, j), load(x1, j), load(x2, j), load(x3, j)
+        sums = outer(sums, xs, (load(row0, j), load(row1, j), load(row2, j)))
+    for j in range(4 * quarter, n, width):
+        m = n - j
+        xs = load_part(x0, j, m), load_part(x1, j, m), load_part(x2, j, m), load_part(x3, j, m)
+        rows = load_part(row0, j, m), load_part(row1, j, m), load_part(row2, j, m)
+        sums = outer(sums, xs, rows)
+    for q in range(1, 4):
+        more = zeros(x0, 12)
+        for j in range(q * quarter, (q + 1) * quarter, width):
+            xs = load(x0, j), load(x1, j), load(x2, j), load(x3, j)
+            more = outer(more, xs, (load(row0, j), load(row1, j), load(row2, j)))
+        sums = add(sums, more)
+    for i in range(12):
+        out[i] = total(sums[i])
+
+
+@helper
+def load4(array, j, n):
+    """Return four vectors from array[j : j + n], with zeros beyond."""
+    width = lanes(array)
+    j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
+    if n >= 4 * width:
+        return load(array, j), load(array, j1), load(array, j2), load(array, j3)
+    return (
+        load_part(array, j, n),
+        load_part(array, j1, n - width),
+        load_part(array, j2, n - 2 * width),
+        load_part(array, j3, n - 3 * width),
+    )
+
+
+@helper
+def store4(array, j, n, vectors):
+    """Write as much of four vectors as array[j : j + n] takes."""
+    width = lanes(array)
+    j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
+    if n >= 4 * width:
+        store(array, j, vectors[0])
+        store(array, j1, vectors[1])
+        store(array, j2, vectors[2])
+        store(array, j3, vectors[3])
+    else:
+        store_part(array, j, n, vectors[0])
+        store_part(array, j1, n - width, vectors[1])
+        store_part(array, j2, n - 2 * width, vectors[2])
+        store_part(array, j3, n - 3 * width, vectors[3])
 
 
 @helper
 def mix(coefs, rows, table, start, out):
     """Write the sum of coefs[k] * table[rows[k], start : start + len(out)] to `out`."""
     n = len(out)
-    stop = start + n
-    fours = len(rows) // 4 * 4
-    out[:] = 0
-    for k in range(0, fours, 4):  # one pass over `out` for four rows
-        c0, c1, c2, c3 = coefs[k], coefs[k + 1], coefs[k + 2], coefs[k + 3]
-        row0, row1 = table[rows[k], start:stop], table[rows[k + 1], start:stop]
-        row2, row3 = table[rows[k + 2], start:stop], table[rows[k + 3], start:stop]
-        for j in range(n):
-            out[j] += c0 * row0[j] + c1 * row1[j] + c2 * row2[j] + c3 * row3[j]
-    for k in range(fours, len(rows)):
-        c0 = coefs[k]
-        row0 = table[rows[k], start:stop]
-        for j in range(n):
-            out[j] += c0 * row0[j]
+    for j in range(0, n, 4 * lanes(out)):
+        sums = zeros(out, 4)
+        for k in range(len(rows)):
+            sums = outer(sums, (broadcast(coefs[k]),), load4(table[rows[k]], start + j, n - j))
+        store4(out, j, n - j, sums)
 
 
 @helper
@@ -68,19 +139,4 @@ def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
     n_in = x.shape[1]
     for s in prange(len(x)):
         walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
-        mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])
-
-
-@Kernel
-def descend(x, table, bias, activation, scores, leaves, coefs, rows):
-    """Write scores, leaves, coefs and rows of every sample."""
-    for s in prange(len(x)):
-        walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
-
-
-@Kernel
-def mix_in_order(order, coefs, rows, table, n_in, y):
-    """Write y of every sample; `order` (batch,) brings samples together that share rows."""
-    for i in prange(len(order)):
-        s = order[i]
         mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])
