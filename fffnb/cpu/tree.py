@@ -6,7 +6,8 @@ Arguments are checked, C-contiguous and flattened to one batch axis by the calle
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +24,65 @@ SWEEP_FROM = 1024
 #: a chunk stay in the second-level cache, and after so many levels a node has two of them left.
 CHUNK, LEVELS = 128, 6
 
+#: Samples that go backward together, in fours.
+MIX_CHUNK = 16
+
 #: Chosen form of the forward pass, for tests and benchmarks; None leaves it to `choose`.
 forced: Literal["walk", "sweep"] | None = None
 
 
-class Visits(NamedTuple):
-    """Who visited which row: see `tree_backward`."""
+class Visits:
+    """Who visited which node, with which weight in the gradient.
 
-    rows: Array
-    starts: Array
-    samples: Array
-    slopes: Array
-    coefs: Array
+    Attributes
+    ----------
+    order : ndarray, int64, shape (n_trees, batch)
+        The samples of each tree, sorted by leaf.
+    leaves : ndarray, int32, shape (batch, n_trees)
+    slopes, coefs : ndarray, shape (batch, n_trees, depth)
+        Gradient of each score, and act(score).
+    """
+
+    def __init__(self, order: Array, leaves: Array, depth: int, dtype: np.dtype[Any]) -> None:
+        self.order, self.leaves = order, leaves
+        self.slopes = buffers.empty((*leaves.shape, depth), dtype)
+        self.coefs = buffers.empty((*leaves.shape, depth), dtype)
 
     @property
-    def of_kernel(self) -> tuple[Array, Array, Array, Array]:
-        """The tuple that the kernels take."""
-        return self.starts, self.samples, self.slopes, self.coefs
+    def chunk(self) -> int:
+        """The number of samples whose rows one thread sums."""
+        return max(8, min(128, len(self.leaves) // 32))
 
+    @property
+    def n_chunks(self) -> int:
+        """The number of chunks."""
+        return -(-len(self.leaves) // self.chunk)
+
+    @functools.cached_property
+    def _listed(self) -> tuple[Array, Array, Array]:
+        batch, n_trees, depth = self.slopes.shape
+        most = n_trees * sum(min(2**level, batch) for level in range(depth))
+        rows, bias = buffers.empty(most, np.int64), buffers.empty(most, self.slopes.dtype)
+        slots = buffers.empty((n_trees, self.n_chunks, depth), np.int64)
+        n_rows = tree_backward.list_rows.serial(
+            self.leaves, self.order, self.chunk, self.slopes, rows, bias, slots
+        )
+        return rows[:n_rows], bias[:n_rows], slots
+
+    @property
+    def rows(self) -> Array:
+        """The visited rows of the forest, ascending."""
+        return self._listed[0]
+
+    @property
     def bias_gradient(self) -> Array:
-        """Return the gradient of the bias of each row, (n_rows,)."""
-        return np.add.reduceat(self.slopes, self.starts[:-1])
+        """The gradient of the bias of each visited row."""
+        return self._listed[1]
+
+    @property
+    def slots(self) -> Array:
+        """The place among `rows` of the first row of each chunk, (n_trees, n_chunks, depth)."""
+        return self._listed[2]
 
 
 def forward(
@@ -140,65 +179,67 @@ def backward(
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
     batch, n_trees, depth = scores.shape
-    if batch == 0:
-        none = np.empty(0, np.int64)
-        return Visits(none, np.zeros(1, np.int64), none, grad_y[:0, 0], grad_y[:0, 0])
-    slopes = buffers.empty(scores.shape, nodes.dtype)
-    coefs = buffers.empty(scores.shape, nodes.dtype)
-    path = buffers.empty(scores.shape, np.int64)
-    table = nodes.reshape(-1, nodes.shape[2])
-    order = np.argsort(leaves.T, axis=1, kind="stable")
-    tree_backward.backward_samples(
-        _work(scores, nodes),
-        order[0],
-        grad_y,
-        table,
-        activation,
-        scores,
-        leaves,
-        slopes,
-        coefs,
-        path,
-        grad_x,
-    )
-    most = n_trees * sum(min(2**level, batch) for level in range(depth))
-    rows = buffers.empty(most, np.int64)
-    starts = buffers.empty(most + 1, np.int64)
-    samples = buffers.empty(scores.size, np.int64)
-    row_slopes = buffers.empty(scores.size, nodes.dtype)
-    row_coefs = buffers.empty(scores.size, nodes.dtype)
-    n_rows = tree_backward.list_visits.serial(
-        leaves, order, slopes, coefs, rows, (starts, samples, row_slopes, row_coefs)
-    )
-    return Visits(rows[:n_rows], starts[: n_rows + 1], samples, row_slopes, row_coefs)
+    places = leaves.T.astype(np.min_scalar_type(2**depth - 1))
+    order = np.argsort(places, axis=1, kind="stable")  # a radix sort up to 16 bits
+    visits = Visits(order, leaves, depth, nodes.dtype)
+    if batch > 0:
+        n_chunks = -(-batch // MIX_CHUNK)
+        rows = buffers.empty((n_chunks, 4, n_trees * depth), np.int64)
+        found = buffers.empty((n_chunks, 5, max(12, n_trees * depth)), nodes.dtype)
+        tree_backward.backward_samples(
+            _work(scores, nodes),
+            order[0],
+            MIX_CHUNK,
+            grad_y,
+            nodes.reshape(-1, nodes.shape[2]),
+            activation,
+            scores,
+            leaves,
+            visits.slopes,
+            visits.coefs,
+            rows,
+            found,
+            grad_x,
+        )
+    return visits
 
 
-def gather(x: Array, grad_y: Array, visits: Visits, targets: Array, out: Array) -> None:
-    """Write the gradient of each visited row r to row targets[r] of `out` (rows, n_in + n_out)."""
-    if len(visits.rows) > 0:
-        work = 2 * len(visits.samples) * out.shape[1]
-        tree_backward.gather_rows(work, x, grad_y, visits.of_kernel, targets, out)
+def gather(x: Array, grad_y: Array, visits: Visits, out: Array, *, sparse: bool) -> None:
+    """Write the gradients of the visited rows to those of `out`, or, `sparse`, one by one."""
+    none = np.empty((0, 0), out.dtype)
+    rule = (row_update.STORE, np.empty(0), none, none, np.empty(0, np.int64))
+    _step(x, grad_y, visits, out, rule, sparse=sparse)
 
 
 def update(x: Array, grad_y: Array, visits: Visits, nodes: Array, rule: tuple[Any, ...]) -> None:
     """Take one optimiser step on each visited row of `nodes`, in place."""
-    if len(visits.rows) > 0:
-        width = nodes.shape[2]
-        scratch = buffers.empty((tree_backward.N_CHUNKS, width), nodes.dtype)
-        tree_backward.update_visited(
-            2 * len(visits.samples) * width,
-            x,
-            grad_y,
-            visits.of_kernel,
-            visits.rows,
-            scratch,
-            nodes.reshape(-1, width),
-            rule,
-        )
+    if rule[0] == row_update.ADAMW:
+        rule[4][visits.rows] += 1
+    _step(x, grad_y, visits, nodes.reshape(-1, nodes.shape[2]), rule, sparse=False)
+
+
+def _step(
+    x: Array, grad_y: Array, visits: Visits, table: Array, rule: tuple[Any, ...], *, sparse: bool
+) -> None:
+    """Step the visited rows of `table` by their gradients."""
+    batch, n_trees, depth = visits.slopes.shape
+    if batch == 0:
+        return
+    width, chunk, n_chunks = table.shape[1], visits.chunk, visits.n_chunks
+    slots = visits.slots if sparse else np.empty((0, 0, 0), np.int64)
+    scratch = buffers.empty((n_trees, n_chunks, 4, width), table.dtype)
+    parts = buffers.empty((n_trees, n_chunks, depth, 2, width), table.dtype)
+    where = visits.order, chunk, visits.leaves
+    weights = visits.slopes, visits.coefs
+    work = 2 * visits.slopes.size * width
+    tree_backward.step_chunks(work, x, grad_y, *where, *weights, slots, scratch, parts, table, rule)
+    tree_backward.step_parts(2 * parts.size, *where, slots, parts, table, rule)
 
 
 def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:
     """Take one optimiser step on each table[rows[r]] with gradients[r], in place."""
+    if rule[0] == row_update.ADAMW:
+        rule[4][rows] += 1
     row_update.update_rows(2 * gradients.size, table, rows, gradients, rule)
 
 

@@ -95,7 +95,9 @@ def mix_in_order(order, chunk, table, activation, scores, leaves, coefs, rows, n
             n = min(4, batch - i)
             for q in range(n):
                 s = order[i + q]
-                follow(activation, scores[s], leaves[s], coefs[c, q], rows[c, q])
+                follow(leaves[s], scores.shape[2], rows[c, q])
+                for k, score in enumerate(scores[s].reshape(-1)):
+                    coefs[c, q, k] = activate(activation, score)
             if n == 4:
                 s0, s1, s2, s3 = order[i], order[i + 1], order[i + 2], order[i + 3]
                 mix_four(coefs[c], rows[c], table, n_in, y[s0], y[s1], y[s2], y[s3])
@@ -105,14 +107,12 @@ def mix_in_order(order, chunk, table, activation, scores, leaves, coefs, rows, n
 
 
 @helper
-def follow(activation, scores, leaves, coefs, rows):
-    """Write the coefficients and rows of the path of one sample."""
-    n_trees, depth = scores.shape
+def follow(leaves, depth, rows):
+    """Write the rows of the paths of one sample, (n_trees * depth,)."""
     k = 0
-    for t in range(n_trees):
+    for t in range(len(leaves)):
         root = t * ((1 << depth) - 1)
         for level in range(depth):
-            coefs[k] = activate(activation, scores[t, level])
             rows[k] = root + (1 << level) - 1 + (leaves[t] >> (depth - level))
             k += 1
 

@@ -2,7 +2,7 @@
 
 A rule is the tuple (kind, numbers, first, second, steps): `kind` is SGD, MOMENTUM or ADAMW, `first`
 and `second` are the moments, shaped like the parameter's rows, `steps` counts the steps of each
-row; what a kind does not use is empty.
+row; what a kind does not use is empty. STORE writes the gradient itself.
 """
 
 import math
@@ -11,20 +11,28 @@ from numba import prange
 
 from .jit import Kernel, helper
 
-SGD, MOMENTUM, ADAMW = range(3)
+SGD, MOMENTUM, ADAMW, STORE = range(4)
 
 
 @helper
 def update_row(table, row, gradient, rule):
-    """Take one optimiser step on table[row]."""
+    """Take one optimiser step on table[row], which `steps` counts already."""
     kind, numbers, first, second, steps = rule
-    if kind == SGD:
+    if kind == STORE:
+        copy(gradient, table[row])
+    elif kind == SGD:
         sgd_row(table[row], gradient, numbers)
     elif kind == MOMENTUM:
         momentum_row(table[row], gradient, numbers, first[row])
     else:
-        steps[row] += 1
         adamw_row(table[row], gradient, numbers, first[row], second[row], steps[row])
+
+
+@helper
+def copy(row, out):
+    """Copy one row; unlike an assignment, this becomes vector code."""
+    for j in range(len(row)):
+        out[j] = row[j]
 
 
 @helper
@@ -70,6 +78,6 @@ def adamw_row(parameter, gradient, numbers, mean, variance, step):
 
 @Kernel
 def update_rows(table, rows, gradients, rule):
-    """Take one optimiser step on each table[rows[r]] with gradients[r]."""
+    """Take one optimiser step on each table[rows[r]] with gradients[r], which `steps` counts."""
     for r in prange(len(rows)):
         update_row(table, rows[r], gradients[r], rule)

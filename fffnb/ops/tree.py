@@ -194,16 +194,16 @@ def fff_backward(
     grad_bias: Array | RowGradient | None = None
     if sparse:
         values = buffers.empty((len(rows), width), nodes.dtype)
-        cpu.tree.gather(samples, grad_samples, visits, np.arange(len(rows)), values)
-        row_bias = visits.bias_gradient() if trace.has_bias else None
+        cpu.tree.gather(samples, grad_samples, visits, values, sparse=True)
+        row_bias = visits.bias_gradient if trace.has_bias else None
         if row_bias is not None:
             grad_bias = RowGradient(rows, row_bias, None, len(rows))
         return Gradients(grad_x, RowGradient(rows, values, row_bias, len(rows)), grad_bias)
     grad_nodes = np.zeros(nodes.shape, nodes.dtype)
-    cpu.tree.gather(samples, grad_samples, visits, rows, grad_nodes.reshape(-1, width))
+    cpu.tree.gather(samples, grad_samples, visits, grad_nodes.reshape(-1, width), sparse=False)
     if trace.has_bias:
         grad_bias = np.zeros(nodes.shape[:2], nodes.dtype)
-        grad_bias.reshape(-1)[rows] = visits.bias_gradient()
+        grad_bias.reshape(-1)[rows] = visits.bias_gradient
     return Gradients(grad_x, grad_nodes, grad_bias)
 
 
@@ -271,7 +271,7 @@ def fff_backward_update(
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
     cpu.tree.update(samples, grad_samples, visits, nodes, nodes_rule)
     if bias is not None and len(visits.rows) > 0:
-        row_bias = visits.bias_gradient()[:, None]
+        row_bias = visits.bias_gradient[:, None]
         cpu.tree.update_rows(bias.reshape(-1, 1), visits.rows, row_bias, step)
     return grad_x
 
