@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import buffers
+
 #: A leaf is an int32, so a tree has at most 31 levels.
 MAX_DEPTH = 31
 
@@ -158,7 +160,7 @@ def init_nodes(
         raise ValueError(f"scheme must be 'sphere' or 'uniform', got {scheme!r}")
     _refuse_beyond_memory(shape, kind)
     generator = np.random.default_rng(rng)
-    nodes = np.empty(shape, kind)
+    nodes = buffers.empty(shape, kind)
     real: Any = kind.type
     for tree in nodes:  # tree by tree: the draws need no second copy of a large forest
         for vectors, bound in ((tree[:, :n_in], n_in), (tree[:, n_in:], depth)):

@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 
-from fffnb.cpu import buffers
+from fffnb import buffers
 
 
 @pytest.fixture(autouse=True)
 def poisoned_buffers(monkeypatch):
     """Fill every buffer with what cannot pass for a result, so that an unwritten element shows."""
 
+    empty = buffers.empty
+
     def poisoned(shape, dtype):
-        kind = np.dtype(dtype).kind
-        return np.full(shape, np.nan if kind == "f" else np.iinfo(dtype).min // 2, dtype)
+        array = empty(shape, dtype)
+        array[...] = np.nan if array.dtype.kind == "f" else np.iinfo(dtype).min // 2
+        return array
 
     monkeypatch.setattr(buffers, "empty", poisoned)
 

@@ -7,13 +7,14 @@ import fffnb
 
 PACKAGE = Path(fffnb.__file__).parent
 BELOW = {
-    "nodes": set(),
+    "buffers": set(),
+    "nodes": {"buffers"},
     "activations": set(),
     "files": set(),
     "data": set(),
     "reference": set(),
-    "cpu": {"activations"},
-    "ops": {"nodes", "activations", "cpu"},
+    "cpu": {"activations", "buffers"},
+    "ops": {"nodes", "activations", "buffers", "cpu"},
     "nn": {"nodes", "activations", "files", "ops"},
     "cli": {"nodes", "activations", "files", "data", "nn", "cpu"},  # cpu: to show the threads
     "__init__": {"nodes", "ops"},

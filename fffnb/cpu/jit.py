@@ -34,6 +34,7 @@ forced: Literal["serial", "parallel"] | None = None
 _pool_lost_in_fork = False
 _workqueue = threading.Lock()
 
+#: Decorates what kernels call; it becomes part of them.
 helper = numba.njit(fastmath=FASTMATH, error_model="numpy")
 
 

@@ -182,6 +182,20 @@ def outer(typingctx: Any, sums: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def inner(typingctx: Any, start: Any, a: Any, b: Any) -> Any:
+    """Return the vector start + a[0] * b[0] + a[1] * b[1] + ..., added in this order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = args[0]
+        for i in range(len(a)):
+            factors = (builder.extract_value(values, i) for values in args[1:])
+            value = builder.fadd(value, builder.fmul(*factors, flags=_FUSED), flags=_FUSED)
+        return value
+
+    return start(start, a, b), codegen
+
+
+@intrinsic
 def add(typingctx: Any, a: Any, b: Any) -> Any:
     """Return the sums of the vectors of two tuples."""
 
@@ -201,13 +215,76 @@ def total(typingctx: Any, vector: Any) -> Any:
         n = vector.lanes
         while n > 1:
             n //= 2
-            halves = (
-                builder.shuffle_vector(
-                    value, value, ir.Constant(ir.VectorType(ir.IntType(32), n), list(indices))
-                )
-                for indices in (range(n), range(n, 2 * n))
-            )
+            halves = (_shuffle(builder, value, value, at) for at in (range(n), range(n, 2 * n)))
             value = builder.fadd(*halves, flags=_PLAIN)
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return vector.dtype(vector), codegen
+
+
+@intrinsic
+def store_totals(typingctx: Any, array: Any, j: Any, vectors: Any) -> Any:
+    """Write `total` of each of some vectors to array[j :], and anything up to a whole vector."""
+    lanes = vectors.dtype.lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = [builder.extract_value(args[2], i) for i in range(len(vectors))]
+        values += [values[-1]] * (-len(values) % lanes)
+        for i in range(0, len(values), lanes):
+            at = builder.add(args[1], context.get_constant(types.intp, i))
+            at = _address(context, builder, signature.args[0], args[0], at)
+            at = builder.bitcast(at, _llvm(vectors.dtype).as_pointer())
+            builder.store(
+                _totals(builder, values[i : i + lanes]), at, align=vectors.dtype.dtype.bitwidth // 8
+            )
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vectors), codegen
+
+
+def _totals(builder: Any, values: Any) -> Any:
+    """Return the vector of the sums of as many vectors as each has lanes, or a step towards it.
+
+    Halves are added as in `total`, but for two vectors at once, so that n sums cost n additions.
+    """
+    if len(values) == 1:
+        return values[0]
+    a, b = _totals(builder, values[0::2]), _totals(builder, values[1::2])
+    lanes, groups = a.type.count, len(values) // 2
+    size = lanes // groups
+    halves = []
+    for half in (range(size // 2), range(size // 2, size)):
+        at = [v * lanes + g * size + k for g in range(groups) for v in (0, 1) for k in half]
+        halves.append(_shuffle(builder, a, b, at))
+    return builder.fadd(*halves, flags=_PLAIN)
+
+
+def _shuffle(builder: Any, a: Any, b: Any, at: Any) -> Any:
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(at)), list(at))
+    return builder.shuffle_vector(a, b, mask)
+
+
+@intrinsic
+def stream(typingctx: Any, array: Any, j: Any, vector: Any) -> Any:
+    """Write a vector past the caches to array[j : j + lanes], which must be aligned to `BYTES`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        at = _address(context, builder, signature.args[0], *args[:2])
+        at = builder.bitcast(at, _llvm(vector).as_pointer())
+        written = builder.store(args[2], at, align=BYTES)
+        once = builder.module.add_metadata([ir.IntType(32)(1)])
+        written.set_metadata("nontemporal", once)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def fence(typingctx: Any) -> Any:
+    """Let what `stream` wrote be seen before anything that is written later."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -7,12 +7,14 @@ Arguments are checked, C-contiguous and flattened to one batch axis by the calle
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import buffers, tree_backward, tree_sweep, tree_walk
+from .. import buffers
+from . import tree_backward, tree_sweep, tree_walk
 from . import update as row_update
 
 Array = NDArray[Any]
@@ -23,6 +25,9 @@ SWEEP_FROM = 1024
 #: Samples that go down the trees together, and levels between two sorts of the batch: the inputs of
 #: a chunk stay in the second-level cache, and after so many levels a node has two of them left.
 CHUNK, LEVELS = 128, 6
+
+#: Bytes of an output that is written past the caches, which it would only sweep clean.
+STREAM_FROM = 8_000_000
 
 #: Samples that go backward together, in fours.
 MIX_CHUNK = 16
@@ -121,8 +126,9 @@ def walk(
     y: Array,
 ) -> None:
     """Send every sample alone; arguments as those of the kernel."""
-    coefs = buffers.empty(scores.shape, table.dtype)
-    rows = buffers.empty(scores.shape, np.int64)
+    n_rows = scores.shape[1] * scores.shape[2]
+    coefs = buffers.empty((len(x), n_rows), table.dtype)
+    rows = buffers.empty((len(x), n_rows), np.int64)
     tree_walk.forward(work, x, table, bias, activation, scores, leaves, coefs, rows, y)
 
 
@@ -139,21 +145,35 @@ def sweep(
     """Send samples together that share nodes; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
     n_chunks = -(-batch // CHUNK)
-    spare = buffers.empty((n_chunks, CHUNK), np.int64)
-    found = buffers.empty((n_chunks, 12), table.dtype)
+    spare = buffers.empty((n_chunks, 4 * CHUNK), np.int64)
+    runs = buffers.empty((n_chunks, 4 * depth, 4), np.int64)
+    found = buffers.empty((n_chunks, 3 * CHUNK + 16), table.dtype)
     leaves[...] = 0
     for t in reversed(range(n_trees)):  # the order of the first tree remains
         order = np.arange(batch)
-        for first in range(0, depth, LEVELS):
-            stop = min(depth, first + LEVELS)
+        for first, stop in itertools.pairwise(stages(depth)):
             if first > 0:
                 places = leaves[:, t].astype(np.min_scalar_type(2**first - 1))
                 order = np.argsort(places, kind="stable")  # a radix sort up to 16 bits
             tree_sweep.descend(
-                work // 2, x, table, bias, t, first, stop, order, spare, found, scores, leaves
+                work // 2,
+                x,
+                table,
+                bias,
+                t,
+                first,
+                stop,
+                order,
+                spare,
+                runs,
+                found,
+                scores,
+                leaves,
             )
-    coefs = buffers.empty((n_chunks, 4, n_trees * depth), table.dtype)
+    coefs = buffers.empty((4 * n_chunks, n_trees * depth), table.dtype)
     rows = buffers.empty(coefs.shape, np.int64)
+    streamed = y.nbytes >= STREAM_FROM and (y.ctypes.data | y.strides[0]) % buffers.LINE == 0
+    room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
     tree_sweep.mix_in_order(
         work // 2,
         order,
@@ -165,8 +185,16 @@ def sweep(
         coefs,
         rows,
         x.shape[1],
+        room,
+        streamed,
         y,
     )
+
+
+def stages(depth: int) -> list[int]:
+    """Return the levels before which the batch is sorted, from 0 to `depth`; all others even."""
+    n = -(-depth // LEVELS)
+    return sorted({*(2 * (i * depth // (2 * n)) for i in range(n)), depth})
 
 
 def backward(
@@ -184,8 +212,9 @@ def backward(
     visits = Visits(order, leaves, depth, nodes.dtype)
     if batch > 0:
         n_chunks = -(-batch // MIX_CHUNK)
-        rows = buffers.empty((n_chunks, 4, n_trees * depth), np.int64)
-        found = buffers.empty((n_chunks, 5, max(12, n_trees * depth)), nodes.dtype)
+        rows = buffers.empty((4 * n_chunks, n_trees * depth), np.int64)
+        gradients = buffers.empty(rows.shape, nodes.dtype)
+        found = buffers.empty((n_chunks, 16), nodes.dtype)
         tree_backward.backward_samples(
             _work(scores, nodes),
             order[0],
@@ -198,6 +227,7 @@ def backward(
             visits.slopes,
             visits.coefs,
             rows,
+            gradients,
             found,
             grad_x,
         )
@@ -227,13 +257,27 @@ def _step(
         return
     width, chunk, n_chunks = table.shape[1], visits.chunk, visits.n_chunks
     slots = visits.slots if sparse else np.empty((0, 0, 0), np.int64)
-    scratch = buffers.empty((n_trees, n_chunks, 4, width), table.dtype)
-    parts = buffers.empty((n_trees, n_chunks, depth, 2, width), table.dtype)
+    rows = buffers.empty((4 * n_trees * n_chunks, chunk), np.int64)
+    weights = buffers.empty((2, *rows.shape), table.dtype)
+    sums = buffers.empty((4 * n_trees * n_chunks, width), table.dtype)
+    parts = buffers.empty((n_trees * n_chunks * depth * 2, width), table.dtype)
     where = visits.order, chunk, visits.leaves
-    weights = visits.slopes, visits.coefs
-    work = 2 * visits.slopes.size * width
-    tree_backward.step_chunks(work, x, grad_y, *where, *weights, slots, scratch, parts, table, rule)
-    tree_backward.step_parts(2 * parts.size, *where, slots, parts, table, rule)
+    tree_backward.step_chunks(
+        2 * visits.slopes.size * width,
+        x,
+        grad_y,
+        *where,
+        visits.slopes,
+        visits.coefs,
+        slots,
+        rows,
+        *weights,
+        sums,
+        parts,
+        table,
+        rule,
+    )
+    tree_backward.step_parts(2 * parts.size, *where, depth, slots, parts, table, rule)
 
 
 def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:

@@ -14,130 +14,263 @@ place of sample s in its level of tree t.
 from numba import prange
 
 from .jit import Kernel, helper
-from .simd import broadcast, lanes, outer, zeros
-from .tree_walk import activate, dot, load4, mix, store4, tile
+from .simd import (
+    broadcast,
+    fence,
+    inner,
+    lanes,
+    load,
+    load_part,
+    store,
+    store_part,
+    stream,
+    zeros,
+)
+from .tree_walk import activate, dot, mix, tile
 
 
 @helper
-def score_run(x, table, bias, t, level, both, run, scores, leaves, found):
-    """Take the samples `run`, which are all at one node, down one level, or `both`."""
-    n_nodes = (1 << scores.shape[2]) - 1
-    place = leaves[run[0], t]
-    row = t * n_nodes + (1 << level) - 1 + place
-    left = t * n_nodes + (2 << level) - 1 + 2 * place
-    n, last = len(run), len(run) - 1
-    for i in range(0, n, 4):
-        together = both and i < last
-        if together:
-            x0, x1 = x[run[i]], x[run[i + 1]]
-            x2, x3 = x[run[min(i + 2, last)]], x[run[min(i + 3, last)]]
-            tile(x0, x1, x2, x3, table[row], table[left], table[left + 1], found)
-        for q in range(min(4, n - i)):
-            s = run[i + q]
-            score = found[3 * q] if together else dot(table[row], 0, x[s])
-            if len(bias) > 0:
-                score += bias[row]
-            scores[s, t, level] = score
-            right = 1 if score > 0 else 0  # a NaN score goes left
-            leaves[s, t] = 2 * place + right
-            if both:
-                child = left + right
-                score = found[3 * q + 1 + right] if together else dot(table[child], 0, x[s])
-                if len(bias) > 0:
-                    score += bias[child]
-                scores[s, t, level + 1] = score
-                leaves[s, t] = 4 * place + 2 * right + (1 if score > 0 else 0)
+def score_run(x, table, bias, row, left, both, order, i, j, found, c):
+    """Score samples i to j of the order at a row, and if `both` at its children, `left` and next.
+
+    The scores of sample i + k, not yet with bias, go to found[c, 3 * k :]; that of the child which
+    is not visited may be missing.
+    """
+    n_in, width, room = x.shape[1], table.shape[1], found.shape[1]
+    j0, j1, j2 = row * width, left * width, (left + 1) * width
+    for k in range(i, j, 4):
+        at = 3 * (k - i)
+        if both and k + 2 < j:
+            s0, s1, s2, s3 = order[k], order[k + 1], order[k + 2], order[min(k + 3, j - 1)]
+            i0, i1, i2, i3 = s0 * n_in, s1 * n_in, s2 * n_in, s3 * n_in
+            tile(x, i0, i1, i2, i3, table, j0, j1, j2, n_in, found, c * room + at)
+        else:
+            for q in range(k, min(k + 4, j)):
+                s = order[q]
+                score = dot(table, j0, x, s * n_in, n_in)
+                found[c, at] = score
+                if both:
+                    side = 1 if biased(score, bias, row) > 0 else 0
+                    found[c, at + 1 + side] = dot(table, j1 + side * width, x, s * n_in, n_in)
+                at += 3
 
 
 @helper
-def part_run(run, t, leaves, spare):
-    """Put the samples of `run`, now at up to four places, in the order of their places."""
-    at = 0
+def biased(score, bias, row):
+    """Return a score with the bias of its row, if there is any."""
+    return score + bias[row] if len(bias) > 0 else score
+
+
+@helper
+def part_run(order, i, j, t, bias, level, place, both, found, c, spare, scores, leaves):
+    """Send samples i to j of the order from their place on a level to up to four, and sort them.
+
+    Return how many go to each.
+    """
+    depth, chunk = scores.shape[2], spare.shape[1] // 4
+    row = t * ((1 << depth) - 1) + (1 << level) - 1 + place
+    left = row + (1 << level) + place
+    n0, n1, n2, n3 = 0, 0, 0, 0
+    for k in range(i, j):
+        s, at = order[k], 3 * (k - i)
+        score = biased(found[c, at], bias, row)
+        scores[s, t, level] = score
+        right = 1 if score > 0 else 0  # a NaN score goes left
+        child = right
+        if both:
+            score = biased(found[c, at + 1 + right], bias, left + right)
+            scores[s, t, level + 1] = score
+            child = 2 * right + (1 if score > 0 else 0)
+        leaves[s, t] = (4 if both else 2) * place + child
+        spare[c, child * chunk + choose(child, n0, n1, n2, n3)] = s
+        n0 += child == 0
+        n1 += child == 1
+        n2 += child == 2
+        n3 += child == 3
+    at = i
     for child in range(4):
-        for i in range(len(run)):
-            if leaves[run[i], t] & 3 == child:
-                spare[at] = run[i]
-                at += 1
-    run[:] = spare[: len(run)]
+        for k in range(choose(child, n0, n1, n2, n3)):
+            order[at] = spare[c, child * chunk + k]
+            at += 1
+    return n0, n1, n2, n3
+
+
+@helper
+def choose(k, n0, n1, n2, n3):
+    """Return the k-th of four numbers."""
+    return n0 if k == 0 else n1 if k == 1 else n2 if k == 2 else n3
+
+
+@helper
+def push(runs, c, k, i, j, level, place):
+    """Note as the k-th run that samples i to j of the order are at a place of a level."""
+    runs[c, k, 0] = i
+    runs[c, k, 1] = j
+    runs[c, k, 2] = level
+    runs[c, k, 3] = place
 
 
 @Kernel
-def descend(x, table, bias, t, first, stop, order, spare, found, scores, leaves):
+def descend(x, table, bias, t, first, stop, order, spare, runs, found, scores, leaves):
     """Take every sample down tree t, from level `first`, by which `order` is sorted, to `stop`.
 
-    `spare` (n_chunks, chunk) and `found` (n_chunks, 12) are scratch.
+    `spare` (n_chunks, 4 * chunk), `runs` (n_chunks, 4 * depth, 4) and `found` (n_chunks,
+    3 * chunk + 16) are scratch.
     """
-    batch, chunk = len(x), spare.shape[1]
+    batch, chunk, root = len(x), spare.shape[1] // 4, t * ((1 << scores.shape[2]) - 1)
     for c in prange(len(spare)):
-        samples = order[c * chunk : min(batch, (c + 1) * chunk)]
-        level = first
-        while level < stop:
-            both = level + 1 < stop
-            i = 0
-            while i < len(samples):
-                place = leaves[samples[i], t]
-                j = i + 1
-                while j < len(samples) and leaves[samples[j], t] == place:
-                    j += 1
-                run = samples[i:j]
-                score_run(x, table, bias, t, level, both, run, scores, leaves, found[c])
-                part_run(run, t, leaves, spare[c])
-                i = j
-            level += 2 if both else 1
+        begin, end = c * chunk, min(batch, (c + 1) * chunk)
+        while begin < end:
+            place, j = leaves[order[begin], t], begin + 1
+            while j < end and leaves[order[j], t] == place:
+                j += 1
+            push(runs, c, 0, begin, j, first, place)
+            begin = j
+            n_runs = 1
+            while n_runs > 0:  # depth first: the inputs of a short run stay in the first cache
+                n_runs -= 1
+                i, j = runs[c, n_runs, 0], runs[c, n_runs, 1]
+                level, place = runs[c, n_runs, 2], runs[c, n_runs, 3]
+                row = root + (1 << level) - 1 + place
+                left = row + (1 << level) + place
+                both = level + 1 < stop
+                score_run(x, table, bias, row, left, both, order, i, j, found, c)
+                n0, n1, n2, n3 = part_run(
+                    order, i, j, t, bias, level, place, both, found, c, spare, scores, leaves
+                )
+                if level + 2 < stop:
+                    for child in range(3, -1, -1):
+                        n = choose(child, n0, n1, n2, n3)
+                        if n > 0:
+                            push(runs, c, n_runs, j - n, j, level + 2, 4 * place + child)
+                            n_runs += 1
+                        j -= n
 
 
 @Kernel
-def mix_in_order(order, chunk, table, activation, scores, leaves, coefs, rows, n_in, y):
-    """Write y of every sample; `coefs` and `rows` (n_chunks, 4, n_trees * depth) are scratch."""
-    batch = len(order)
-    for c in prange(len(coefs)):
+def mix_in_order(
+    order, chunk, table, activation, scores, leaves, coefs, rows, n_in, room, streamed, y
+):
+    """Write y of every sample; `coefs` and `rows` hold four paths for each chunk.
+
+    `room` (4 * n_chunks, n_out) is where y rests before it is written past the caches, if
+    `streamed`.
+    """
+    batch, n_out, n_rows = len(order), y.shape[1], rows.shape[1]
+    for c in prange(len(rows) // 4):
+        q = 4 * c
         for i in range(c * chunk, min(batch, (c + 1) * chunk), 4):
             n = min(4, batch - i)
-            for q in range(n):
-                s = order[i + q]
-                follow(leaves[s], scores.shape[2], rows[c, q])
-                for k, score in enumerate(scores[s].reshape(-1)):
-                    coefs[c, q, k] = activate(activation, score)
-            if n == 4:
+            for k in range(n):
+                follow(order[i + k], scores, leaves, rows, q + k)
+                score_path(order[i + k], scores, activation, coefs, q + k)
+            if n < 4:
+                for k in range(n):
+                    at = order[i + k] * n_out
+                    mix(coefs, rows, q + k, 0, n_rows, table, n_in, n_out, y, at, True)
+            elif streamed:
+                r0, r1, r2, r3 = q * n_out, (q + 1) * n_out, (q + 2) * n_out, (q + 3) * n_out
+                mix_four(coefs, rows, q, n_rows, table, n_in, n_out, room, r0, r1, r2, r3)
+                for k in range(4):
+                    stream_row(room, (q + k) * n_out, n_out, y, order[i + k] * n_out)
+            else:
                 s0, s1, s2, s3 = order[i], order[i + 1], order[i + 2], order[i + 3]
-                mix_four(coefs[c], rows[c], table, n_in, y[s0], y[s1], y[s2], y[s3])
-            else:
-                for q in range(n):
-                    mix(coefs[c, q], rows[c, q], table, n_in, y[order[i + q]])
+                r0, r1, r2, r3 = s0 * n_out, s1 * n_out, s2 * n_out, s3 * n_out
+                mix_four(coefs, rows, q, n_rows, table, n_in, n_out, y, r0, r1, r2, r3)
+        if streamed:
+            fence()
 
 
 @helper
-def follow(leaves, depth, rows):
-    """Write the rows of the paths of one sample, (n_trees * depth,)."""
-    k = 0
-    for t in range(len(leaves)):
-        root = t * ((1 << depth) - 1)
+def stream_row(room, i, n, out, at):
+    """Copy n elements of `room` from i on, whole vectors, past the caches to `out` at `at`."""
+    for j in range(0, n, lanes(room)):
+        stream(out, at + j, load(room, i + j))
+
+
+@helper
+def follow(s, scores, leaves, rows, q):
+    """Write the rows on the path of sample s to path q."""
+    _, n_trees, depth = scores.shape
+    for t in range(n_trees):
+        root, leaf = t * ((1 << depth) - 1), leaves[s, t]
         for level in range(depth):
-            rows[k] = root + (1 << level) - 1 + (leaves[t] >> (depth - level))
-            k += 1
+            rows[q, t * depth + level] = root + (1 << level) - 1 + (leaf >> (depth - level))
 
 
 @helper
-def mix_four(coefs, rows, table, start, out0, out1, out2, out3):
-    """Do what `mix` does, for four samples at once."""
-    n = len(out0)
-    width = 4 * lanes(out0)
-    for j in range(0, n, width):
-        m = n - j
-        a0, a1, a2, a3 = zeros(out0, 4), zeros(out0, 4), zeros(out0, 4), zeros(out0, 4)
-        for k in range(coefs.shape[1]):
-            r0, r1, r2, r3 = rows[0, k], rows[1, k], rows[2, k], rows[3, k]
-            c0, c1 = broadcast(coefs[0, k]), broadcast(coefs[1, k])
-            c2, c3 = broadcast(coefs[2, k]), broadcast(coefs[3, k])
-            row = load4(table[r0], start + j, m)
-            a0 = outer(a0, (c0,), row)
-            if r0 == r1 and r0 == r2 and r0 == r3:
-                a1, a2, a3 = outer(a1, (c1,), row), outer(a2, (c2,), row), outer(a3, (c3,), row)
-            else:
-                a1 = outer(a1, (c1,), load4(table[r1], start + j, m))
-                a2 = outer(a2, (c2,), load4(table[r2], start + j, m))
-                a3 = outer(a3, (c3,), load4(table[r3], start + j, m))
-        store4(out0, j, m, a0)
-        store4(out1, j, m, a1)
-        store4(out2, j, m, a2)
-        store4(out3, j, m, a3)
+def score_path(s, scores, activation, coefs, q):
+    """Write the activations of the scores of sample s to path q."""
+    _, n_trees, depth = scores.shape
+    for t in range(n_trees):
+        for level in range(depth):
+            coefs[q, t * depth + level] = activate(activation, scores[s, t, level])
+
+
+@helper
+def same(rows, q, k, n):
+    """Return whether the four paths from q on have rows k to k + 3 of n in common."""
+    if k + 3 > n:
+        return False
+    for m in range(k, k + 3):
+        row = rows[q, m]
+        if rows[q + 1, m] != row or rows[q + 2, m] != row or rows[q + 3, m] != row:
+            return False
+    return True
+
+
+@helper
+def mix_four(coefs, rows, q, n_rows, table, start, n, out, at0, at1, at2, at3):
+    """Do what `mix` does with n_rows rows, for the four paths from q on."""
+    k = 0
+    while k < n_rows:
+        if same(rows, q, k, n_rows):
+            mix_tile(coefs, rows, q, k, table, start, n, out, at0, at1, at2, at3)
+            k += 3
+        else:
+            end = k + 1
+            while end < n_rows and not same(rows, q, end, n_rows):
+                end += 1
+            mix(coefs, rows, q, k, end, table, start, n, out, at0, k == 0)
+            mix(coefs, rows, q + 1, k, end, table, start, n, out, at1, k == 0)
+            mix(coefs, rows, q + 2, k, end, table, start, n, out, at2, k == 0)
+            mix(coefs, rows, q + 3, k, end, table, start, n, out, at3, k == 0)
+            k = end
+
+
+@helper
+def mix_tile(coefs, rows, q, k, table, start, n, out, at0, at1, at2, at3):
+    """Do what `mix` does with rows k to k + 3, which the four paths from q on have in common."""
+    j0 = rows[q, k] * table.shape[1] + start
+    j1 = rows[q, k + 1] * table.shape[1] + start
+    j2 = rows[q, k + 2] * table.shape[1] + start
+    c0 = spread(coefs, q, k)
+    c1 = spread(coefs, q + 1, k)
+    c2 = spread(coefs, q + 2, k)
+    c3 = spread(coefs, q + 3, k)
+    width, fresh = lanes(out), k == 0
+    zero = zeros(out, 1)[0]
+    whole = n // width * width
+    for j in range(0, whole, width):
+        v = load(table, j0 + j), load(table, j1 + j), load(table, j2 + j)
+        store(out, at0 + j, inner(zero if fresh else load(out, at0 + j), c0, v))
+        store(out, at1 + j, inner(zero if fresh else load(out, at1 + j), c1, v))
+        store(out, at2 + j, inner(zero if fresh else load(out, at2 + j), c2, v))
+        store(out, at3 + j, inner(zero if fresh else load(out, at3 + j), c3, v))
+    if whole < n:
+        j, m = whole, n - whole
+        v = load_part(table, j0 + j, m), load_part(table, j1 + j, m), load_part(table, j2 + j, m)
+        a0 = zero if fresh else load_part(out, at0 + j, m)
+        a1 = zero if fresh else load_part(out, at1 + j, m)
+        a2 = zero if fresh else load_part(out, at2 + j, m)
+        a3 = zero if fresh else load_part(out, at3 + j, m)
+        store_part(out, at0 + j, m, inner(a0, c0, v))
+        store_part(out, at1 + j, m, inner(a1, c1, v))
+        store_part(out, at2 + j, m, inner(a2, c2, v))
+        store_part(out, at3 + j, m, inner(a3, c3, v))
+
+
+@helper
+def spread(coefs, q, k):
+    """Return three coefficients as vectors."""
+    return broadcast(coefs[q, k]), broadcast(coefs[q, k + 1]), broadcast(coefs[q, k + 2])

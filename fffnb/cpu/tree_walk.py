@@ -1,8 +1,12 @@
 """The walk: every sample goes down its trees alone, then mixes the rows on its path.
 
 Shapes: `x` (batch, n_in), `table` (n_trees * n_nodes, n_in + n_out), the nodes of the forest as
-rows, `bias` (n_trees * n_nodes,) or empty, `scores`, `coefs` and `rows` (batch, n_trees, depth),
-`leaves` (batch, n_trees), `y` (batch, n_out).
+rows, `bias` (n_trees * n_nodes,) or empty, `scores` (batch, n_trees, depth), `leaves` (batch,
+n_trees), `y` (batch, n_out); `coefs` and `rows` (n_paths, n_trees * depth) are paths: row k of path
+q is table[rows[q, k]], and counts coefs[q, k] times.
+
+Helpers take an array and the place of a vector's first element in its memory: a view would cost a
+reference count, a lock on the bus, in the middle of a kernel.
 """
 
 from numba import prange
@@ -12,12 +16,14 @@ from .jit import Kernel, helper
 from .simd import (
     add,
     broadcast,
+    inner,
     lanes,
     load,
     load_part,
     outer,
     store,
     store_part,
+    store_totals,
     total,
     zeros,
 )
@@ -26,54 +32,59 @@ activate = helper(activations.activate)
 
 
 @helper
-def dot(row, start, vector):
-    """Return the dot product of `vector` and as much of `row` from `start`.
+def dot(a, i, b, j, n):
+    """Return the dot product of the n elements of `a` from i on and of `b` from j on.
 
     Four sums run along four quarters of the vectors, what is left over goes to the first: the order
     in which `tile` adds, too.
     """
-    n, width = len(vector), lanes(vector)
-    part = row[start : start + n]
+    width = lanes(a)
     quarter = n // (4 * width) * width
-    q1, q2, q3 = quarter, 2 * quarter, 3 * quarter
-    s0, s1, s2, s3 = zeros(vector, 1), zeros(vector, 1), zeros(vector, 1), zeros(vector, 1)
-    for j in range(0, quarter, width):
-        s0 = outer(s0, (load(part, j),), (load(vector, j),))
-        s1 = outer(s1, (load(part, q1 + j),), (load(vector, q1 + j),))
-        s2 = outer(s2, (load(part, q2 + j),), (load(vector, q2 + j),))
-        s3 = outer(s3, (load(part, q3 + j),), (load(vector, q3 + j),))
-    for j in range(4 * quarter, n, width):
-        s0 = outer(s0, (load_part(part, j, n - j),), (load_part(vector, j, n - j),))
-    return total(add(add(add(s0, s1), s2), s3)[0])
+    i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
+    j1, j2, j3 = j + quarter, j + 2 * quarter, j + 3 * quarter
+    s0, s1, s2, s3 = zeros(a, 4)
+    for k in range(0, quarter, width):
+        s0 = inner(s0, (load(a, i + k),), (load(b, j + k),))
+        s1 = inner(s1, (load(a, i1 + k),), (load(b, j1 + k),))
+        s2 = inner(s2, (load(a, i2 + k),), (load(b, j2 + k),))
+        s3 = inner(s3, (load(a, i3 + k),), (load(b, j3 + k),))
+    for k in range(4 * quarter, n, width):
+        s0 = inner(s0, (load_part(a, i + k, n - k),), (load_part(b, j + k, n - k),))
+    return total(add(add(add((s0,), (s1,)), (s2,)), (s3,))[0])
 
 
 @helper
-def tile(x0, x1, x2, x3, row0, row1, row2, out):
-    """Write the dot products of four vectors and (as much of) three rows to out[3 * i + k]."""
-    n, width = len(x0), lanes(x0)
+def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
+    """Write the dot products of vectors i of `x` and j of `table` to out[at + 3 * i + j] in memory.
+
+    There must be room for 16 numbers.
+    """
+    width = lanes(x)
     quarter = n // (4 * width) * width
-    sums = zeros(x0, 12)
-    for j in range(0, quarter, width):
-        xs = load(x0, j), load(x1, j), load(x2, j), load(x3, j)
-        sums = outer(sums, xs, (load(row0, j), load(row1, j), load(row2, j)))
-    for j in range(4 * quarter, n, width):
-        m = n - j
-        xs = load_part(x0, j, m), load_part(x1, j, m), load_part(x2, j, m), load_part(x3, j, m)
-        rows = load_part(row0, j, m), load_part(row1, j, m), load_part(row2, j, m)
+    sums = zeros(x, 12)
+    for k in range(0, quarter, width):
+        xs = load(x, i0 + k), load(x, i1 + k), load(x, i2 + k), load(x, i3 + k)
+        rows = load(table, j0 + k), load(table, j1 + k), load(table, j2 + k)
         sums = outer(sums, xs, rows)
+    for k in range(4 * quarter, n, width):
+        m = n - k
+        x0, x1 = load_part(x, i0 + k, m), load_part(x, i1 + k, m)
+        x2, x3 = load_part(x, i2 + k, m), load_part(x, i3 + k, m)
+        row0, row1 = load_part(table, j0 + k, m), load_part(table, j1 + k, m)
+        sums = outer(sums, (x0, x1, x2, x3), (row0, row1, load_part(table, j2 + k, m)))
     for q in range(1, 4):
-        more = zeros(x0, 12)
-        for j in range(q * quarter, (q + 1) * quarter, width):
-            xs = load(x0, j), load(x1, j), load(x2, j), load(x3, j)
-            more = outer(more, xs, (load(row0, j), load(row1, j), load(row2, j)))
+        more = zeros(x, 12)
+        for k in range(q * quarter, (q + 1) * quarter, width):
+            xs = load(x, i0 + k), load(x, i1 + k), load(x, i2 + k), load(x, i3 + k)
+            rows = load(table, j0 + k), load(table, j1 + k), load(table, j2 + k)
+            more = outer(more, xs, rows)
         sums = add(sums, more)
-    for i in range(12):
-        out[i] = total(sums[i])
+    store_totals(out, at, sums)
 
 
 @helper
 def load4(array, j, n):
-    """Return four vectors from array[j : j + n], with zeros beyond."""
+    """Return four vectors from the n elements of `array` from j on, with zeros beyond."""
     width = lanes(array)
     j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
     if n >= 4 * width:
@@ -88,7 +99,7 @@ def load4(array, j, n):
 
 @helper
 def store4(array, j, n, vectors):
-    """Write as much of four vectors as array[j : j + n] takes."""
+    """Write as much of four vectors as the n elements of `array` from j on take."""
     width = lanes(array)
     j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
     if n >= 4 * width:
@@ -104,39 +115,36 @@ def store4(array, j, n, vectors):
 
 
 @helper
-def mix(coefs, rows, table, start, out):
-    """Write the sum of coefs[k] * table[rows[k], start : start + len(out)] to `out`."""
-    n = len(out)
+def mix(coefs, rows, q, begin, end, table, start, n, out, at, fresh):
+    """Add coefs[q, k] * table[rows[q, k], start : start + n] to `out` at `at`, k from begin to end.
+
+    If `fresh`, write the sum instead.
+    """
     for j in range(0, n, 4 * lanes(out)):
-        sums = zeros(out, 4)
-        for k in range(len(rows)):
-            sums = outer(sums, (broadcast(coefs[k]),), load4(table[rows[k]], start + j, n - j))
-        store4(out, j, n - j, sums)
-
-
-@helper
-def walk_sample(x, table, bias, activation, scores, leaves, coefs, rows):
-    """Take one sample down every tree, noting scores, coefficients, rows and leaves."""
-    n_trees, depth = scores.shape
-    n_nodes = (1 << depth) - 1
-    for t in range(n_trees):
-        node = 0
-        for level in range(depth):
-            row = t * n_nodes + node
-            score = dot(table[row], 0, x)
-            if len(bias) > 0:
-                score += bias[row]
-            scores[t, level] = score
-            coefs[t, level] = activate(activation, score)
-            rows[t, level] = row
-            node = 2 * node + (2 if score > 0 else 1)  # a NaN score goes left
-        leaves[t] = node - n_nodes
+        sums = zeros(out, 4) if fresh else load4(out, at + j, n - j)
+        for k in range(begin, end):
+            row = load4(table, rows[q, k] * table.shape[1] + start + j, n - j)
+            sums = outer(sums, (broadcast(coefs[q, k]),), row)
+        store4(out, at + j, n - j, sums)
 
 
 @Kernel
 def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
-    """Write scores, leaves and y of every sample; coefs and rows are scratch."""
-    n_in = x.shape[1]
+    """Write scores, leaves and y of every sample; `coefs` and `rows` have a path for each."""
+    n_in, n_out, width = x.shape[1], y.shape[1], table.shape[1]
+    _, n_trees, depth = scores.shape
+    n_nodes = (1 << depth) - 1
     for s in prange(len(x)):
-        walk_sample(x[s], table, bias, activation, scores[s], leaves[s], coefs[s], rows[s])
-        mix(coefs[s].reshape(-1), rows[s].reshape(-1), table, n_in, y[s])
+        for t in range(n_trees):
+            node = 0
+            for level in range(depth):
+                row = t * n_nodes + node
+                score = dot(table, row * width, x, s * n_in, n_in)
+                if len(bias) > 0:
+                    score += bias[row]
+                scores[s, t, level] = score
+                coefs[s, t * depth + level] = activate(activation, score)
+                rows[s, t * depth + level] = row
+                node = 2 * node + (2 if score > 0 else 1)  # a NaN score goes left
+            leaves[s, t] = node - n_nodes
+        mix(coefs, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)

@@ -11,9 +11,8 @@ from typing import Literal, overload
 
 import numpy as np
 
-from .. import cpu
+from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from ..cpu import buffers
 from ..nodes import check_size
 from .arrays import (
     Array,
