@@ -1,16 +1,20 @@
-"""``python -m benchmarks.compare cpu``: fffnb beside dense layers of the same width.
+"""``python -m benchmarks.compare cpu``: fffnb beside plain PyTorch trees and dense layers.
 
-Time is the wall time of whole Python calls, medians, float32, on all threads that Numba and BLAS
-use. Every layer is checked against the dense reference before it is timed. Inputs rotate, so that
-x comes from memory wherever a program's would (`Case.inputs`); the weights of a case are as warm as
-its own use leaves them. The roof is the larger of the useful operations at the rate of sgemm and of
-the bytes of the visited rows, x and y at the measured bandwidth; both are measured in this run.
+Time is the wall time of whole Python calls, medians, float32, on all threads that Numba, BLAS and
+PyTorch use. Every layer is checked before it is timed: fffnb against the dense reference, the trees
+of PyTorch (where it is installed) against fffnb, gradients included. Inputs rotate, so that x comes
+from memory wherever a program's would (`Case.inputs`). Weights are cold where those that the
+rotation visits exceed the last-level cache by far, else warm, as a program's would be. The roof is
+the larger of the useful operations at the rate of sgemm and of the bytes of the visited rows, x and
+y at the measured bandwidth; both are measured in this run.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import gc
+import importlib.util
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -25,15 +29,22 @@ from fffnb import nn
 
 from .machine import median_seconds, read_bandwidth, sgemm_rate
 from .peers import dense
-from .suite.problems import CHECKED, CHECKED_DEPTH, check, draw_nodes
+from .suite.problems import (
+    CHECKED,
+    assert_close,
+    check,
+    clear_samples,
+    draw_nodes,
+    top_levels,
+)
 
 Array = NDArray[Any]
 
-#: Bytes over which the inputs of a case rotate.
-ROTATE_BYTES = 128_000_000
+#: Bytes over which the inputs of a case rotate, and the most inputs that do.
+ROTATE_BYTES, ROTATE_MOST = 128_000_000, 256
 
-#: A dense layer of more bytes than this is not timed.
-DENSE_BYTES = 1_000_000_000
+#: A peer whose weights take more bytes than this is not timed.
+PEER_BYTES = 1_100_000_000
 
 
 class Case(NamedTuple):
@@ -51,7 +62,7 @@ class Case(NamedTuple):
 
     def inputs(self) -> Array:
         """Return inputs (n, batch, n_in) that rotate."""
-        n = max(2, min(64, ROTATE_BYTES // (4 * self.batch * self.n_in)))
+        n = max(2, min(ROTATE_MOST, ROTATE_BYTES // (4 * self.batch * self.n_in)))
         return np.random.default_rng(1).standard_normal((n, self.batch, self.n_in), np.float32)
 
 
@@ -77,8 +88,7 @@ def measure(case: Case) -> dict[str, Any]:
     nodes = draw_nodes(case.n_in, case.n_out, case.depth, np.random.default_rng(0))
     inputs = case.inputs()
     grad_y = np.random.default_rng(2).standard_normal((case.batch, case.n_out), np.float32)
-    top = np.ascontiguousarray(nodes[:, : 2 ** min(case.depth, CHECKED_DEPTH) - 1])
-    check(inputs[0, :CHECKED], top, grad_y[:CHECKED])
+    check(inputs[0, :CHECKED], top_levels(nodes, case.depth), grad_y[:CHECKED])
     optimizer = nn.SGD({"nodes": nodes}, lr=1e-6)
     turn = itertools.cycle(inputs)
     traced = itertools.cycle(
@@ -100,20 +110,25 @@ def measure(case: Case) -> dict[str, Any]:
         "step": median_seconds(step),
         **dense_times(case, turn, grad_y),
     }
+    if importlib.util.find_spec("torch"):
+        times |= torch_times(case, inputs, grad_y, nodes)
+    trace = fffnb.fff_forward(inputs[0], nodes, return_trace=True)[1]
+    visited = len(inputs) * row_bytes(case, trace)  # at most: the top levels are shared
     return {
         **case._asdict(),
+        "weights": "cold" if min(visited, nodes.nbytes) > ROTATE_BYTES else "warm",
         "seconds": times,
-        "roof": roof(case, next(traced)[1], times["forward"] or 0.0),
+        "roof": roof(case, trace, times["forward"] or 0.0),
     }
 
 
 def dense_times(case: Case, turn: Iterator[Array], grad_y: Array) -> dict[str, float | None]:
     """Return the times of the dense layers, None where they would be too large."""
     times: dict[str, float | None] = {"linear": None, "ff": None, "ff_step": None}
-    if 4 * case.n_in * case.n_out <= DENSE_BYTES:
+    if 4 * case.n_in * case.n_out <= PEER_BYTES:
         times["linear"] = timed(dense.linear(case.n_in, case.n_out), turn)
     widths = (2**case.depth - 1, 2**case.depth)  # the aligned one is often the faster
-    if 4 * widths[1] * (case.n_in + case.n_out) <= DENSE_BYTES:
+    if 4 * widths[1] * (case.n_in + case.n_out) <= PEER_BYTES:
         shape = (case.n_in, case.n_out)
         times["ff"] = min(timed(dense.feed_forward(*shape, width), turn) for width in widths)
         times["ff_step"] = min(
@@ -123,50 +138,105 @@ def dense_times(case: Case, turn: Iterator[Array], grad_y: Array) -> dict[str, f
     return times
 
 
-def timed(call: Callable[[Array], Array], turn: Iterator[Array]) -> float:
+def torch_times(case: Case, inputs: Array, grad_y: Array, nodes: Array) -> dict[str, float | None]:
+    """Return the times of the layers in PyTorch."""
+    import torch
+
+    from .peers import torch_layers
+
+    tensors, grad = torch.from_numpy(inputs), torch.from_numpy(grad_y)
+    turn = itertools.cycle(tensors)
+    times: dict[str, float | None] = {"nn.Linear": None}
+    if 4 * case.n_in * case.n_out <= PEER_BYTES:
+        layer = torch_layers.Linear(case.n_in, case.n_out)
+        times["nn.Linear"] = timed(layer.forward, turn)
+    top = top_levels(nodes, case.depth)
+    for form in ("gather", "bmm"):
+        tree = torch_layers.Tree(form, top, case.n_in)
+        check_tree(tree, tensors[0, :CHECKED], grad[:CHECKED], top)
+        tree = torch_layers.Tree(form, nodes, case.n_in)
+        times[form] = timed(tree.forward, turn)
+        times[f"{form}_step"] = timed(functools.partial(tree.step, grad_y=grad), turn)
+        del tree
+        gc.collect()  # gigabytes
+    return times
+
+
+def check_tree(tree: Any, x: Any, grad_y: Any, nodes: Array) -> None:
+    """Raise AssertionError where a tree of PyTorch and fffnb differ on samples with clear paths."""
+    clear = clear_samples(x.numpy(), nodes)
+    x, grad_y = x[clear], grad_y[clear]
+    y, trace = fffnb.fff_forward(x.numpy(), nodes, return_trace=True)
+    grads = fffnb.fff_backward(grad_y.numpy(), x.numpy(), nodes, trace)
+    assert_close(tree.forward(x).numpy(), y)
+    assert_close(tree.backward(x, grad_y).numpy(), grads.x)
+    assert_close(grads.nodes, tree.gradient())
+
+
+def timed(call: Callable[..., object], turn: Iterator[Any]) -> float:
     """Return the median time of a call on rotating inputs."""
     return median_seconds(lambda: call(next(turn)), least=3)
+
+
+def row_bytes(case: Case, trace: fffnb.Trace) -> int:
+    """Return the bytes of the rows that a batch visits."""
+    n_rows = sum(
+        len(np.unique(trace.leaves >> (case.depth - level))) for level in range(case.depth)
+    )
+    return 4 * (case.n_in + case.n_out) * n_rows
 
 
 def roof(case: Case, trace: fffnb.Trace, seconds: float) -> dict[str, float]:
     """Return both terms of the roof of a forward pass, and the fraction of it that was reached."""
     width = case.n_in + case.n_out
-    n_rows = sum(
-        len(np.unique(trace.leaves >> (case.depth - level))) for level in range(case.depth)
-    )
     operations = 2 * case.batch * case.depth * width
-    n_bytes = 4 * width * (n_rows + case.batch)
     compute = operations / sgemm_rate()
     # The bandwidth of what the rotation touches, not of the batch alone.
-    memory = n_bytes / read_bandwidth(ROTATE_BYTES)
+    memory = (row_bytes(case, trace) + 4 * case.batch * width) / read_bandwidth(ROTATE_BYTES)
     return {
-        "compute_seconds": compute,
-        "memory_seconds": memory,
+        "compute": compute,
+        "memory": memory,
         "fraction": max(compute, memory) / seconds,
         "gflops": operations / seconds / 1e9,
     }
 
 
+#: Columns of both tables: the time of fffnb, then those of its peers.
+FORWARD = ("forward", "gather", "bmm", "nn.Linear", "linear", "ff")
+STEP = ("backward", "step", "gather_step", "bmm_step", "ff_step")
+
+
+NOTES: dict[str, Callable[[dict[str, Any]], list[float]]] = {
+    "forward": lambda result: [
+        result["roof"]["gflops"],
+        1e3 * result["roof"]["compute"],
+        1e3 * result["roof"]["memory"],
+        result["roof"]["fraction"],
+    ],
+    "step": lambda result: [result["seconds"]["backward"] / result["seconds"]["forward"]],
+}
+
+
 def lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the table in milliseconds."""
-    yield (
-        f"{'n_in→n_out, depth, batch':24} {'forward':>9} {'backward':>9} {'step':>9} {'linear':>9} "
-        f"{'FF':>9} {'FF step':>9} {'GFLOP/s':>8} {'of roof':>8} {'FF / fff':>9}"
-    )
-    for result in results:
-        seconds = result["seconds"]
-        words = [
-            "–" if value is None else f"{1e3 * value:.4g}"
-            for value in (
-                seconds[key] for key in ("forward", "backward", "step", "linear", "ff", "ff_step")
+    """Yield both tables: times in milliseconds, then how many times as long the peers take."""
+    for columns, ours, notes in (
+        (FORWARD, "forward", ("GFLOP/s", "compute", "memory", "of roof")),
+        (STEP, "step", ("bwd/fwd",)),
+    ):
+        shown = [key for key in columns if any(key in r["seconds"] for r in results)]
+        peers = shown[shown.index(ours) + 1 :]
+        titles = (*shown, *notes, *(f"× {key.removesuffix('_step')}" for key in peers))
+        yield f"{'n_in→n_out, depth, batch':24} weights" + "".join(f"{key:>12}" for key in titles)
+        for result in results:
+            seconds = result["seconds"]
+            figures = [1e3 * seconds[key] if seconds[key] else None for key in shown]
+            figures += NOTES[ours](result)
+            figures += [seconds[key] / seconds[ours] if seconds[key] else None for key in peers]
+            name = Case(*(result[key] for key in Case._fields)).name
+            yield f"{name:24} {result['weights']:7}" + "".join(
+                f"{'–' if value is None else format(value, '.4g'):>12}" for value in figures
             )
-        ]
-        ratio = "–" if seconds["ff"] is None else f"{seconds['ff'] / seconds['forward']:.3g}×"
-        yield (
-            f"{Case(*(result[key] for key in Case._fields)).name:24} "
-            + " ".join(f"{word:>9}" for word in words)
-            + f" {result['roof']['gflops']:8.1f} {result['roof']['fraction']:8.2f} {ratio:>9}"
-        )
+        yield ""
 
 
 def main() -> None:

@@ -43,8 +43,7 @@ def problem(n_in: int, n_out: int, depth: int, batch: int) -> Problem:
     x = rng.standard_normal((batch, n_in), np.float32)
     nodes = draw_nodes(n_in, n_out, depth, rng)
     grad_y = rng.standard_normal((batch, n_out), np.float32)
-    top = np.ascontiguousarray(nodes[:, : 2 ** min(depth, CHECKED_DEPTH) - 1])
-    check(x[:CHECKED], top, grad_y[:CHECKED])
+    check(x[:CHECKED], top_levels(nodes, depth), grad_y[:CHECKED])
     _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     return Problem(x, nodes, grad_y, trace)
 
@@ -58,16 +57,32 @@ def draw_nodes(n_in: int, n_out: int, depth: int, rng: np.random.Generator) -> A
     return nodes
 
 
+def top_levels(nodes: Array, depth: int) -> Array:
+    """Return the levels of a forest that are compared with the reference."""
+    return np.ascontiguousarray(nodes[:, : 2 ** min(depth, CHECKED_DEPTH) - 1])
+
+
+def clear_samples(x: Array, nodes: Array) -> Array:
+    """Return which samples come nowhere so near to a decision that rounding could turn it."""
+    return ~reference.forward(x, nodes).ambiguous(float(np.finfo(np.float32).eps))
+
+
+def assert_close(found: Any, right: Array) -> None:
+    """Raise AssertionError where two results differ by more than rounding explains."""
+    assert found.shape == right.shape
+    assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
+
+
 def check(x: Array, nodes: Array, grad_y: Array) -> None:
     """Raise AssertionError where forward or backward differ from the reference."""
-    clear = ~reference.forward(x, nodes).ambiguous(float(np.finfo(np.float32).eps))
+    clear = clear_samples(x, nodes)
     x, grad_y = x[clear], grad_y[clear]
     y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     grads = fffnb.fff_backward(grad_y, x, nodes, trace)
     found = (y, grads.x, grads.nodes)
     right = (reference.forward(x, nodes).y, *reference.backward(grad_y, x, nodes)[:2])
     for one, other in zip(found, right, strict=True):
-        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
+        assert_close(one, other)
 
 
 def step_with_rows(n_in: int, n_out: int, depth: int, batch: int) -> Callable[[], None]:
