@@ -1,8 +1,14 @@
-"""The one allocator of results and scratch; kernels allocate nothing."""
+"""The one allocator of results and scratch; kernels allocate nothing.
+
+Memory that the system has just handed out costs a page fault every 4 kB, more than a fast kernel
+takes to fill it. So the memory of large arrays, when their last view is gone, waits here for the
+next ones.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -11,16 +17,60 @@ from numpy.typing import DTypeLike, NDArray
 #: Bytes of a cache line, and of an array from which on it is worth starting on one.
 LINE, ALIGNED_FROM = 64, 16_384
 
+#: Bytes of an array from which on its memory is kept, and of all memory that waits, at most.
+KEPT_FROM, KEPT = 1_000_000, 256_000_000
+
+_waiting: deque[_Memory] = deque()
+
+
+class _Memory:
+    """Bytes that start on a cache line."""
+
+    def __init__(self, size: int) -> None:
+        room = np.empty(size + LINE, np.uint8)
+        self.bytes = room[-room.ctypes.data % LINE :][:size]
+
+
+class _Loan:
+    """What an array and its views hold on to while they use some memory."""
+
+    def __init__(self, memory: _Memory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._memory = memory
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (memory.bytes.ctypes.data, False),
+            "shape": shape,
+            "typestr": dtype.str,
+        }
+
+    def __del__(self, waiting: deque[_Memory] = _waiting) -> None:
+        waiting.append(self._memory)
+        while sum(memory.bytes.size for memory in tuple(waiting)) > KEPT:
+            waiting.popleft()
+
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised C-contiguous array; a kernel must write every element of it.
 
-    NumPy's large arrays start 16 bytes after a cache line, so that every second load of a vector
-    would touch two lines.
+    Large ones start on a cache line; NumPy's start 16 bytes after one, so that every second load of
+    a vector would touch two lines.
     """
-    size = np.dtype(dtype).itemsize * (math.prod(shape) if isinstance(shape, tuple) else shape)
+    shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
+    size = dtype.itemsize * math.prod(shape)
     if size < ALIGNED_FROM:
         return np.empty(shape, dtype)
-    room = np.empty(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    return room[start : start + size].view(dtype).reshape(shape)
+    if KEPT_FROM <= size <= KEPT:
+        return np.asarray(_Loan(_take(size), shape, dtype))
+    return _Memory(size).bytes.view(dtype).reshape(shape)
+
+
+def _take(size: int) -> _Memory:
+    """Return memory of at least `size` bytes, and at most twice as many."""
+    for memory in tuple(_waiting):
+        if size <= memory.bytes.size <= 2 * size:
+            try:
+                _waiting.remove(memory)
+            except ValueError:  # another thread was faster
+                continue
+            return memory
+    return _Memory(size)

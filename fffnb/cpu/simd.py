@@ -61,14 +61,18 @@ def lanes(typingctx: Any, array: Any) -> Any:
 @intrinsic
 def load(typingctx: Any, array: Any, j: Any) -> Any:
     """Return the vector array[j : j + lanes] of a contiguous array."""
-    vector = Vector(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        at = _address(context, builder, signature.args[0], *args)
-        at = builder.bitcast(at, _llvm(vector).as_pointer())
-        return builder.load(at, align=array.dtype.bitwidth // 8)
+        return _load(context, builder, signature.args[0], *args)
 
-    return vector(array, types.intp), codegen
+    return Vector(array.dtype)(array, types.intp), codegen
+
+
+def _load(context: Any, builder: Any, array_type: Any, array: Any, j: Any) -> Any:
+    vector = Vector(array_type.dtype)
+    at = _address(context, builder, array_type, array, j)
+    at = builder.bitcast(at, _llvm(vector).as_pointer())
+    return builder.load(at, align=vector.dtype.bitwidth // 8)
 
 
 @intrinsic
@@ -113,18 +117,53 @@ def _masked(builder: Any, name: str, kind: Any, result: Any, arguments: Any) -> 
 @intrinsic
 def load_part(typingctx: Any, array: Any, j: Any, n: Any) -> Any:
     """Return array[j : j + n] as a vector whose other lanes are 0."""
-    vector = Vector(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = _llvm(vector)
-        at = _address(context, builder, signature.args[0], *args[:2])
-        at = builder.bitcast(at, kind.as_pointer())
-        align = ir.IntType(32)(array.dtype.bitwidth // 8)
-        zero = ir.Constant(kind, None)
-        mask = _mask(builder, vector, args[2])
-        return _masked(builder, "load", kind, kind, [at, align, mask, zero])
+        return _load_part(context, builder, signature.args[0], *args)
 
-    return vector(array, types.intp, types.intp), codegen
+    return Vector(array.dtype)(array, types.intp, types.intp), codegen
+
+
+def _load_part(context: Any, builder: Any, array_type: Any, array: Any, j: Any, n: Any) -> Any:
+    vector = Vector(array_type.dtype)
+    kind = _llvm(vector)
+    at = builder.bitcast(_address(context, builder, array_type, array, j), kind.as_pointer())
+    align = ir.IntType(32)(vector.dtype.bitwidth // 8)
+    mask = _mask(builder, vector, n)
+    return _masked(builder, "load", kind, kind, [at, align, mask, ir.Constant(kind, None)])
+
+
+@intrinsic
+def load_all(typingctx: Any, array: Any, places: Any, j: Any) -> Any:
+    """Return the tuple of the vectors `load(array, place + j)`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _each(
+            builder, args, lambda at: _load(context, builder, signature.args[0], args[0], at)
+        )
+
+    return types.UniTuple(Vector(array.dtype), len(places))(array, places, types.intp), codegen
+
+
+@intrinsic
+def load_part_all(typingctx: Any, array: Any, places: Any, j: Any, n: Any) -> Any:
+    """Return the tuple of the vectors `load_part(array, place + j, n)`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        return _each(
+            builder, args, lambda at: _load_part(context, builder, kind, args[0], at, args[3])
+        )
+
+    vectors = types.UniTuple(Vector(array.dtype), len(places))
+    return vectors(array, places, types.intp, types.intp), codegen
+
+
+def _each(builder: Any, args: Any, load: Any) -> Any:
+    """Return the tuple of load(place + j) for arguments (array, places, j)."""
+    n = args[1].type.count
+    places = (builder.add(builder.extract_value(args[1], i), args[2]) for i in range(n))
+    return cgutils.pack_array(builder, [load(at) for at in places])
 
 
 @intrinsic

@@ -32,6 +32,9 @@ STREAM_FROM = 8_000_000
 #: Samples that go backward together, in fours.
 MIX_CHUNK = 16
 
+#: Bytes of the inputs and gradients of samples whose rows one thread sums.
+STEP_BYTES = 400_000
+
 #: Chosen form of the forward pass, for tests and benchmarks; None leaves it to `choose`.
 forced: Literal["walk", "sweep"] | None = None
 
@@ -41,38 +44,32 @@ class Visits:
 
     Attributes
     ----------
-    order : ndarray, int64, shape (n_trees, batch)
-        The samples of each tree, sorted by leaf.
-    leaves : ndarray, int32, shape (batch, n_trees)
+    order, ends : ndarray, int64 and int32, shape (n_trees, batch)
+        The samples of each tree, sorted by leaf, and their leaves.
     slopes, coefs : ndarray, shape (batch, n_trees, depth)
         Gradient of each score, and act(score).
+    chunk, n_chunks : int
+        The number of samples whose rows one thread sums, and that of such chunks.
     """
 
-    def __init__(self, order: Array, leaves: Array, depth: int, dtype: np.dtype[Any]) -> None:
-        self.order, self.leaves = order, leaves
+    def __init__(self, leaves: Array, depth: int, dtype: np.dtype[Any], width: int) -> None:
+        places = leaves.T.astype(np.min_scalar_type(2**depth - 1))
+        self.order = np.argsort(places, axis=1, kind="stable")  # a radix sort up to 16 bits
+        self.ends = np.take_along_axis(leaves.T, self.order, axis=1)
         self.slopes = buffers.empty((*leaves.shape, depth), dtype)
         self.coefs = buffers.empty((*leaves.shape, depth), dtype)
-
-    @property
-    def chunk(self) -> int:
-        """The number of samples whose rows one thread sums."""
-        return max(8, min(128, len(self.leaves) // 32))
-
-    @property
-    def n_chunks(self) -> int:
-        """The number of chunks."""
-        return -(-len(self.leaves) // self.chunk)
+        fit = STEP_BYTES // (width * dtype.itemsize)
+        self.chunk = max(8, min(128, fit, len(leaves) // 32))
+        self.n_chunks = -(-len(leaves) // self.chunk)
 
     @functools.cached_property
-    def _listed(self) -> tuple[Array, Array, Array]:
+    def _listed(self) -> tuple[Array, Array]:
         batch, n_trees, depth = self.slopes.shape
         most = n_trees * sum(min(2**level, batch) for level in range(depth))
-        rows, bias = buffers.empty(most, np.int64), buffers.empty(most, self.slopes.dtype)
+        rows = buffers.empty(most, np.int64)
         slots = buffers.empty((n_trees, self.n_chunks, depth), np.int64)
-        n_rows = tree_backward.list_rows.serial(
-            self.leaves, self.order, self.chunk, self.slopes, rows, bias, slots
-        )
-        return rows[:n_rows], bias[:n_rows], slots
+        n_rows = tree_backward.list_rows.serial(self.ends, self.chunk, rows, slots)
+        return rows[:n_rows], slots
 
     @property
     def rows(self) -> Array:
@@ -80,14 +77,16 @@ class Visits:
         return self._listed[0]
 
     @property
-    def bias_gradient(self) -> Array:
-        """The gradient of the bias of each visited row."""
-        return self._listed[1]
-
-    @property
     def slots(self) -> Array:
         """The place among `rows` of the first row of each chunk, (n_trees, n_chunks, depth)."""
-        return self._listed[2]
+        return self._listed[1]
+
+    @functools.cached_property
+    def bias_gradient(self) -> Array:
+        """The gradient of the bias of each visited row."""
+        bias = buffers.empty(len(self.rows), self.slopes.dtype)
+        tree_backward.sum_bias.serial(self.ends, self.order, self.slopes, bias)
+        return bias
 
 
 def forward(
@@ -172,7 +171,7 @@ def sweep(
             )
     coefs = buffers.empty((4 * n_chunks, n_trees * depth), table.dtype)
     rows = buffers.empty(coefs.shape, np.int64)
-    streamed = y.nbytes >= STREAM_FROM and (y.ctypes.data | y.strides[0]) % buffers.LINE == 0
+    streamed = goes_past_caches(y)
     room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
     tree_sweep.mix_in_order(
         work // 2,
@@ -191,6 +190,11 @@ def sweep(
     )
 
 
+def goes_past_caches(out: Array) -> bool:
+    """Return whether an output is written past the caches: it is large, and its rows are lines."""
+    return out.nbytes >= STREAM_FROM and (out.ctypes.data | out.strides[0]) % buffers.LINE == 0
+
+
 def stages(depth: int) -> list[int]:
     """Return the levels before which the batch is sorted, from 0 to `depth`; all others even."""
     n = -(-depth // LEVELS)
@@ -207,17 +211,17 @@ def backward(
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
     batch, n_trees, depth = scores.shape
-    places = leaves.T.astype(np.min_scalar_type(2**depth - 1))
-    order = np.argsort(places, axis=1, kind="stable")  # a radix sort up to 16 bits
-    visits = Visits(order, leaves, depth, nodes.dtype)
+    visits = Visits(leaves, depth, nodes.dtype, nodes.shape[2])
     if batch > 0:
         n_chunks = -(-batch // MIX_CHUNK)
         rows = buffers.empty((4 * n_chunks, n_trees * depth), np.int64)
         gradients = buffers.empty(rows.shape, nodes.dtype)
         found = buffers.empty((n_chunks, 16), nodes.dtype)
+        streamed = goes_past_caches(grad_x)
+        room = buffers.empty((4 * n_chunks if streamed else 0, grad_x.shape[1]), nodes.dtype)
         tree_backward.backward_samples(
             _work(scores, nodes),
-            order[0],
+            visits.order[0],
             MIX_CHUNK,
             grad_y,
             nodes.reshape(-1, nodes.shape[2]),
@@ -229,6 +233,8 @@ def backward(
             rows,
             gradients,
             found,
+            room,
+            streamed,
             grad_x,
         )
     return visits
@@ -257,16 +263,17 @@ def _step(
         return
     width, chunk, n_chunks = table.shape[1], visits.chunk, visits.n_chunks
     slots = visits.slots if sparse else np.empty((0, 0, 0), np.int64)
-    rows = buffers.empty((4 * n_trees * n_chunks, chunk), np.int64)
-    weights = buffers.empty((2, *rows.shape), table.dtype)
+    rows = buffers.empty((n_trees * n_chunks, chunk), np.int64)
+    weights = buffers.empty((2, n_trees * n_chunks * depth, chunk), table.dtype)
     sums = buffers.empty((4 * n_trees * n_chunks, width), table.dtype)
     parts = buffers.empty((n_trees * n_chunks * depth * 2, width), table.dtype)
-    where = visits.order, chunk, visits.leaves
     tree_backward.step_chunks(
         2 * visits.slopes.size * width,
         x,
         grad_y,
-        *where,
+        visits.order,
+        visits.ends,
+        chunk,
         visits.slopes,
         visits.coefs,
         slots,
@@ -277,7 +284,7 @@ def _step(
         table,
         rule,
     )
-    tree_backward.step_parts(2 * parts.size, *where, depth, slots, parts, table, rule)
+    tree_backward.step_parts(2 * parts.size, visits.ends, chunk, depth, slots, parts, table, rule)
 
 
 def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:

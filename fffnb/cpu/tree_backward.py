@@ -5,17 +5,18 @@ part of x) or by act(score) (the part of y). In the order of the leaves the samp
 a tree are adjacent, on every level. Chunks of samples, few enough for the second-level cache, sum
 the rows of all levels; what several chunks share is summed last, in their order.
 
-Shapes as in `tree_walk`; `order` (n_trees, batch) sorts the samples of each tree by leaf, `slopes`
-and `coefs` (batch, n_trees, depth) are the two weights. `parts` (n_trees * n_chunks * depth * 2,
-n_in + n_out) holds the sums for the first and the last row of each chunk and level. A sum of
-samples is a mix, of rows of x or of grad_y, along a path of samples.
+Shapes as in `tree_walk`; `order` (n_trees, batch) sorts the samples of each tree by leaf, `ends`
+are their leaves in this order, `slopes` and `coefs` (batch, n_trees, depth) are the two weights.
+`parts` (n_trees * n_chunks * depth * 2, n_in + n_out) holds the sums for the first and the last row
+of each chunk and level. A sum of samples is a mix of rows of x or of grad_y.
 """
 
 from numba import prange
 
 from .. import activations
 from .jit import Kernel, helper
-from .tree_sweep import follow, mix_four, same
+from .simd import fence
+from .tree_sweep import follow, mix_paths, mix_tile, same
 from .tree_walk import activate, dot, mix, tile
 from .update import copy_row, update_row
 
@@ -36,15 +37,17 @@ def backward_samples(
     rows,
     gradients,
     found,
+    room,
+    streamed,
     grad_x,
 ):
     """Write slopes (the gradient of each score), coefs and grad_x of every sample.
 
     `order` (batch,) brings samples together that share rows; `rows` and `gradients` have four paths
-    for each chunk, `found` (n_chunks, 16) is scratch.
+    for each chunk, `found` (n_chunks, 16) is scratch; `room` and `streamed` as in `mix_paths`.
     """
     batch, n_trees, depth = scores.shape
-    n_in, n_rows = grad_x.shape[1], rows.shape[1]
+    n_in = grad_x.shape[1]
     for c in prange(len(found)):
         q = 4 * c
         for i in range(c * chunk, min(batch, (c + 1) * chunk), 4):
@@ -60,14 +63,9 @@ def backward_samples(
                         gradients[q + k, r] *= derivative(activation, score)
                         slopes[s, t, level] = gradients[q + k, r]
                         coefs[s, t, level] = activate(activation, score)
-            if n == 4:
-                s0, s1, s2, s3 = order[i], order[i + 1], order[i + 2], order[i + 3]
-                r0, r1, r2, r3 = s0 * n_in, s1 * n_in, s2 * n_in, s3 * n_in
-                mix_four(gradients, rows, q, n_rows, table, 0, n_in, grad_x, r0, r1, r2, r3)
-            else:
-                for k in range(n):
-                    at = order[i + k] * n_in
-                    mix(gradients, rows, q + k, 0, n_rows, table, 0, n_in, grad_x, at, True)
+            mix_paths(order, i, n, gradients, rows, q, table, 0, room, streamed, grad_x)
+        if streamed:
+            fence()
 
 
 @helper
@@ -97,29 +95,42 @@ def dot_paths(order, i, n, x, table, start, rows, q, out, found, c):
 
 
 @Kernel
-def list_rows(leaves, order, chunk, slopes, rows, bias, slots):
+def list_rows(ends, chunk, rows, slots):
     """List the visited rows in ascending order and return their number.
 
-    Write to bias[r] the gradient of the bias of the r-th, and to slots[t, c, level] which of them
-    the first sample of chunk c visits.
+    Write to slots[t, c, level] which of them the first sample of chunk c visits.
     """
     n_trees, _, depth = slots.shape
     n_rows = 0
     for t in range(n_trees):
         for level in range(depth):
             last = -1
-            for i in range(order.shape[1]):
-                s = order[t, i]
-                node = leaves[s, t] >> (depth - level)
+            for i in range(ends.shape[1]):
+                node = ends[t, i] >> (depth - level)
                 if node != last:
                     rows[n_rows] = t * ((1 << depth) - 1) + (1 << level) - 1 + node
-                    bias[n_rows] = 0
                     n_rows += 1
                     last = node
-                bias[n_rows - 1] += slopes[s, t, level]
                 if i % chunk == 0:
                     slots[t, i // chunk, level] = n_rows - 1
     return n_rows
+
+
+@Kernel
+def sum_bias(ends, order, slopes, bias):
+    """Write the gradient of the bias of each row that `list_rows` lists."""
+    _, n_trees, depth = slopes.shape
+    r = -1
+    for t in range(n_trees):
+        for level in range(depth):
+            last = -1
+            for i in range(ends.shape[1]):
+                node = ends[t, i] >> (depth - level)
+                if node != last:
+                    r += 1
+                    bias[r] = 0
+                    last = node
+                bias[r] += slopes[order[t, i], t, level]
 
 
 @Kernel
@@ -127,8 +138,8 @@ def step_chunks(
     x,
     grad_y,
     order,
+    ends,
     chunk,
-    leaves,
     slopes,
     coefs,
     slots,
@@ -143,79 +154,84 @@ def step_chunks(
     """Step the rows of `table` whose visits lie in one chunk; write the rest to `parts`.
 
     The gradient of a row is [x | y]. `slots`, from `list_rows`, tells the rows of `table`; if it is
-    empty, `table` has a row for every node. `rows` and the weights have four paths of `chunk`
-    samples for each tree and chunk, `sums` (·, n_in + n_out) their sums.
+    empty, `table` has a row for every node. `rows` (n_trees * n_chunks, chunk) are
+    samples, the weights have a row for each of them and each level, and `sums` four rows.
     """
     batch, n_trees, depth = slopes.shape
-    n_chunks = len(rows) // (4 * n_trees)
+    n_chunks = len(rows) // n_trees
     for item in prange(n_trees * n_chunks):
-        t, c, q = item // n_chunks, item % n_chunks, 4 * item
+        t, c = item // n_chunks, item % n_chunks
         begin, end = c * chunk, min(batch, (c + 1) * chunk)
-        for k in range(4):
-            for i in range(begin, end):
-                rows[q + k, i - begin] = order[t, i]
-        first, last = leaves[order[t, begin], t], leaves[order[t, end - 1], t]
+        for i in range(begin, end):
+            s = order[t, i]
+            rows[item, i - begin] = s
+            for level in range(depth):
+                x_weights[item * depth + level, i - begin] = slopes[s, t, level]
+                y_weights[item * depth + level, i - begin] = coefs[s, t, level]
+        first, last = ends[t, begin], ends[t, end - 1]
         level = 0
         while level < depth:
-            n_levels = 1
+            n_levels, q = 1, item * depth + level
             if level + 3 < depth and (first ^ last) >> (depth - level - 3) == 0:
                 n_levels = 4  # the chunk has one row on each of these levels
-            for k in range(n_levels):
-                for i in range(begin, end):
-                    x_weights[q + k, i - begin] = slopes[order[t, i], t, level + k]
-                    y_weights[q + k, i - begin] = coefs[order[t, i], t, level + k]
-            if n_levels == 4:
-                sum_four(x, x_weights, rows, q, end - begin, 0, sums)
-                sum_four(grad_y, y_weights, rows, q, end - begin, x.shape[1], sums)
+                sum_four(x, x_weights, q, rows, item, end - begin, 0, sums)
+                sum_four(grad_y, y_weights, q, rows, item, end - begin, x.shape[1], sums)
             i, run = begin, 0
             while i < end:
-                node = leaves[order[t, i], t] >> (depth - level)
+                node = ends[t, i] >> (depth - level)
                 j = i + 1
-                while j < end and leaves[order[t, j], t] >> (depth - level) == node:
+                while j < end and ends[t, j] >> (depth - level) == node:
                     j += 1
                 if n_levels == 1:
-                    sum_run(x, x_weights, rows, q, i - begin, j - begin, 0, sums)
-                    sum_run(grad_y, y_weights, rows, q, i - begin, j - begin, x.shape[1], sums)
+                    m, n = i - begin, j - begin
+                    sum_run(x, x_weights, q, rows, item, m, n, 0, sums)
+                    sum_run(grad_y, y_weights, q, rows, item, m, n, x.shape[1], sums)
                 for k in range(n_levels):
                     before, after = i == begin and begin > 0, j == end and end < batch
                     shift = depth - level - k
-                    node = leaves[order[t, i], t] >> shift
-                    before = before and leaves[order[t, begin - 1], t] >> shift == node
-                    after = after and leaves[order[t, end], t] >> shift == node
+                    node = ends[t, i] >> shift
+                    before = before and ends[t, begin - 1] >> shift == node
+                    after = after and ends[t, end] >> shift == node
                     part = 2 * (item * depth + level + k)
                     if before:
-                        copy_row(sums, q + k, parts, part)
+                        copy_row(sums, 4 * item + k, parts, part)
                     elif after:
-                        copy_row(sums, q + k, parts, part + 1)
+                        copy_row(sums, 4 * item + k, parts, part + 1)
                     else:
                         row = t * ((1 << depth) - 1) + (1 << (level + k)) - 1 + node
                         if slots.size > 0:
                             row = slots[t, c, level + k] + run
-                        update_row(table, row, sums, q + k, rule)
+                        update_row(table, row, sums, 4 * item + k, rule)
                 i, run = j, run + 1
             level += n_levels
 
 
 @helper
-def sum_four(x, weights, rows, q, n, start, sums):
-    """Write the sum of n samples on each of four paths to `sums`, from column `start` on."""
-    width = sums.shape[1]
-    at = q * width + start
+def sum_four(x, weights, q, samples, item, n, start, sums):
+    """Write the sums of n samples by four weights from q on to `sums`, from column `start` on."""
+    wide, width = x.shape[1], sums.shape[1]
+    at = 4 * item * width + start
     at1, at2, at3 = at + width, at + 2 * width, at + 3 * width
-    mix_four(weights, rows, q, n, x, 0, x.shape[1], sums, at, at1, at2, at3)
+    whole = n // 3 * 3
+    for k in range(0, whole, 3):
+        mix_tile(weights, q, samples, item, k, x, 0, wide, sums, at, at1, at2, at3)
+    if whole < n:
+        for k in range(4):
+            out = at + k * width
+            mix(weights, q + k, samples, item, whole, n, x, 0, wide, sums, out, whole == 0)
 
 
 @helper
-def sum_run(x, weights, rows, q, i, j, start, sums):
-    """Write the sum of samples i to j of path q to `sums`, from column `start` on."""
-    at = q * sums.shape[1] + start
-    mix(weights, rows, q, i, j, x, 0, x.shape[1], sums, at, True)
+def sum_run(x, weights, q, samples, item, i, j, start, sums):
+    """Write the sum of samples i to j by weights q to `sums`, from column `start` on."""
+    at = 4 * item * sums.shape[1] + start
+    mix(weights, q, samples, item, i, j, x, 0, x.shape[1], sums, at, True)
 
 
 @Kernel
-def step_parts(order, chunk, leaves, depth, slots, parts, table, rule):
+def step_parts(ends, chunk, depth, slots, parts, table, rule):
     """Step the rows that several chunks visit by the sum of what `step_chunks` put by."""
-    n_trees, batch = order.shape
+    n_trees, batch = ends.shape
     n_chunks = len(parts) // (2 * n_trees * depth)
     for item in prange(n_trees * n_chunks * depth):
         t, c, level = item // (n_chunks * depth), item // depth % n_chunks, item % depth
@@ -223,15 +239,15 @@ def step_parts(order, chunk, leaves, depth, slots, parts, table, rule):
         stop = (c + 1) * chunk
         if stop >= batch:
             continue
-        node = leaves[order[t, stop - 1], t] >> shift
-        begun = c * chunk > 0 and leaves[order[t, c * chunk - 1], t] >> shift == node
-        if begun or leaves[order[t, stop], t] >> shift != node:
+        node = ends[t, stop - 1] >> shift
+        begun = c * chunk > 0 and ends[t, c * chunk - 1] >> shift == node
+        if begun or ends[t, stop] >> shift != node:
             continue
         total = 2 * item + 1
         row = t * ((1 << depth) - 1) + (1 << level) - 1 + node
         if slots.size > 0:
             row = slots[t, c + 1, level]
-        while stop < batch and leaves[order[t, stop], t] >> shift == node:
+        while stop < batch and ends[t, stop] >> shift == node:
             c += 1
             part = 2 * ((t * n_chunks + c) * depth + level)
             for k in range(parts.shape[1]):

@@ -20,13 +20,15 @@ from .simd import (
     inner,
     lanes,
     load,
+    load_all,
     load_part,
+    load_part_all,
     store,
     store_part,
     stream,
     zeros,
 )
-from .tree_walk import activate, dot, mix, tile
+from .tree_walk import activate, dot, mix, places2, spread2, tile
 
 
 @helper
@@ -156,7 +158,7 @@ def mix_in_order(
     `room` (4 * n_chunks, n_out) is where y rests before it is written past the caches, if
     `streamed`.
     """
-    batch, n_out, n_rows = len(order), y.shape[1], rows.shape[1]
+    batch = len(order)
     for c in prange(len(rows) // 4):
         q = 4 * c
         for i in range(c * chunk, min(batch, (c + 1) * chunk), 4):
@@ -164,21 +166,32 @@ def mix_in_order(
             for k in range(n):
                 follow(order[i + k], scores, leaves, rows, q + k)
                 score_path(order[i + k], scores, activation, coefs, q + k)
-            if n < 4:
-                for k in range(n):
-                    at = order[i + k] * n_out
-                    mix(coefs, rows, q + k, 0, n_rows, table, n_in, n_out, y, at, True)
-            elif streamed:
-                r0, r1, r2, r3 = q * n_out, (q + 1) * n_out, (q + 2) * n_out, (q + 3) * n_out
-                mix_four(coefs, rows, q, n_rows, table, n_in, n_out, room, r0, r1, r2, r3)
-                for k in range(4):
-                    stream_row(room, (q + k) * n_out, n_out, y, order[i + k] * n_out)
-            else:
-                s0, s1, s2, s3 = order[i], order[i + 1], order[i + 2], order[i + 3]
-                r0, r1, r2, r3 = s0 * n_out, s1 * n_out, s2 * n_out, s3 * n_out
-                mix_four(coefs, rows, q, n_rows, table, n_in, n_out, y, r0, r1, r2, r3)
+            mix_paths(order, i, n, coefs, rows, q, table, n_in, room, streamed, y)
         if streamed:
             fence()
+
+
+@helper
+def mix_paths(order, i, n, coefs, rows, q, table, start, room, streamed, out):
+    """Write to the row of `out` of each of n samples from order[i] on the mix of its path.
+
+    These are the paths from q on; if `streamed`, the same rows of `room` are where four mixes rest
+    before they are written past the caches.
+    """
+    width, n_rows = out.shape[1], rows.shape[1]
+    if n < 4:
+        for k in range(n):
+            at = order[i + k] * width
+            mix(coefs, q + k, rows, q + k, 0, n_rows, table, start, width, out, at, True)
+    elif streamed:
+        r0, r1, r2, r3 = q * width, (q + 1) * width, (q + 2) * width, (q + 3) * width
+        mix_four(coefs, rows, q, n_rows, table, start, width, room, r0, r1, r2, r3)
+        for k in range(4):
+            stream_row(room, (q + k) * width, width, out, order[i + k] * width)
+    else:
+        s0, s1, s2, s3 = order[i], order[i + 1], order[i + 2], order[i + 3]
+        r0, r1, r2, r3 = s0 * width, s1 * width, s2 * width, s3 * width
+        mix_four(coefs, rows, q, n_rows, table, start, width, out, r0, r1, r2, r3)
 
 
 @helper
@@ -225,52 +238,43 @@ def mix_four(coefs, rows, q, n_rows, table, start, n, out, at0, at1, at2, at3):
     k = 0
     while k < n_rows:
         if same(rows, q, k, n_rows):
-            mix_tile(coefs, rows, q, k, table, start, n, out, at0, at1, at2, at3)
+            mix_tile(coefs, q, rows, q, k, table, start, n, out, at0, at1, at2, at3)
             k += 3
         else:
             end = k + 1
             while end < n_rows and not same(rows, q, end, n_rows):
                 end += 1
-            mix(coefs, rows, q, k, end, table, start, n, out, at0, k == 0)
-            mix(coefs, rows, q + 1, k, end, table, start, n, out, at1, k == 0)
-            mix(coefs, rows, q + 2, k, end, table, start, n, out, at2, k == 0)
-            mix(coefs, rows, q + 3, k, end, table, start, n, out, at3, k == 0)
+            mix(coefs, q, rows, q, k, end, table, start, n, out, at0, k == 0)
+            mix(coefs, q + 1, rows, q + 1, k, end, table, start, n, out, at1, k == 0)
+            mix(coefs, q + 2, rows, q + 2, k, end, table, start, n, out, at2, k == 0)
+            mix(coefs, q + 3, rows, q + 3, k, end, table, start, n, out, at3, k == 0)
             k = end
 
 
 @helper
-def mix_tile(coefs, rows, q, k, table, start, n, out, at0, at1, at2, at3):
-    """Do what `mix` does with rows k to k + 3, which the four paths from q on have in common."""
-    j0 = rows[q, k] * table.shape[1] + start
-    j1 = rows[q, k + 1] * table.shape[1] + start
-    j2 = rows[q, k + 2] * table.shape[1] + start
-    c0 = spread(coefs, q, k)
-    c1 = spread(coefs, q + 1, k)
-    c2 = spread(coefs, q + 2, k)
-    c3 = spread(coefs, q + 3, k)
-    width, fresh = lanes(out), k == 0
-    zero = zeros(out, 1)[0]
+def mix_tile(coefs, q, rows, p, k, table, start, n, out, at0, at1, at2, at3):
+    """Do what `mix` does with rows k to k + 3 of path p, for the four coefs from q on."""
+    places = (*places2(rows, p, k, table, start), rows[p, k + 2] * table.shape[1] + start)
+    c0, c1 = spread3(coefs, q, k), spread3(coefs, q + 1, k)
+    c2, c3 = spread3(coefs, q + 2, k), spread3(coefs, q + 3, k)
+    width, zero, fresh = lanes(out), zeros(out, 1)[0], k == 0
     whole = n // width * width
     for j in range(0, whole, width):
-        v = load(table, j0 + j), load(table, j1 + j), load(table, j2 + j)
+        v = load_all(table, places, j)
         store(out, at0 + j, inner(zero if fresh else load(out, at0 + j), c0, v))
         store(out, at1 + j, inner(zero if fresh else load(out, at1 + j), c1, v))
         store(out, at2 + j, inner(zero if fresh else load(out, at2 + j), c2, v))
         store(out, at3 + j, inner(zero if fresh else load(out, at3 + j), c3, v))
     if whole < n:
         j, m = whole, n - whole
-        v = load_part(table, j0 + j, m), load_part(table, j1 + j, m), load_part(table, j2 + j, m)
-        a0 = zero if fresh else load_part(out, at0 + j, m)
-        a1 = zero if fresh else load_part(out, at1 + j, m)
-        a2 = zero if fresh else load_part(out, at2 + j, m)
-        a3 = zero if fresh else load_part(out, at3 + j, m)
-        store_part(out, at0 + j, m, inner(a0, c0, v))
-        store_part(out, at1 + j, m, inner(a1, c1, v))
-        store_part(out, at2 + j, m, inner(a2, c2, v))
-        store_part(out, at3 + j, m, inner(a3, c3, v))
+        v = load_part_all(table, places, j, m)
+        store_part(out, at0 + j, m, inner(zero if fresh else load_part(out, at0 + j, m), c0, v))
+        store_part(out, at1 + j, m, inner(zero if fresh else load_part(out, at1 + j, m), c1, v))
+        store_part(out, at2 + j, m, inner(zero if fresh else load_part(out, at2 + j, m), c2, v))
+        store_part(out, at3 + j, m, inner(zero if fresh else load_part(out, at3 + j, m), c3, v))
 
 
 @helper
-def spread(coefs, q, k):
+def spread3(coefs, q, k):
     """Return three coefficients as vectors."""
-    return broadcast(coefs[q, k]), broadcast(coefs[q, k + 1]), broadcast(coefs[q, k + 2])
+    return (*spread2(coefs, q, k), broadcast(coefs[q, k + 2]))

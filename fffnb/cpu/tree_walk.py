@@ -19,7 +19,9 @@ from .simd import (
     inner,
     lanes,
     load,
+    load_all,
     load_part,
+    load_part_all,
     outer,
     store,
     store_part,
@@ -27,6 +29,9 @@ from .simd import (
     total,
     zeros,
 )
+
+#: Elements of an output that stay in the first-level cache while row after row is added to them.
+BLOCK = 4096
 
 activate = helper(activations.activate)
 
@@ -83,49 +88,63 @@ def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
 
 
 @helper
-def load4(array, j, n):
-    """Return four vectors from the n elements of `array` from j on, with zeros beyond."""
-    width = lanes(array)
-    j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
-    if n >= 4 * width:
-        return load(array, j), load(array, j1), load(array, j2), load(array, j3)
-    return (
-        load_part(array, j, n),
-        load_part(array, j1, n - width),
-        load_part(array, j2, n - 2 * width),
-        load_part(array, j3, n - 3 * width),
-    )
-
-
-@helper
-def store4(array, j, n, vectors):
-    """Write as much of four vectors as the n elements of `array` from j on take."""
-    width = lanes(array)
-    j1, j2, j3 = j + width, j + 2 * width, j + 3 * width
-    if n >= 4 * width:
-        store(array, j, vectors[0])
-        store(array, j1, vectors[1])
-        store(array, j2, vectors[2])
-        store(array, j3, vectors[3])
-    else:
-        store_part(array, j, n, vectors[0])
-        store_part(array, j1, n - width, vectors[1])
-        store_part(array, j2, n - 2 * width, vectors[2])
-        store_part(array, j3, n - 3 * width, vectors[3])
-
-
-@helper
-def mix(coefs, rows, q, begin, end, table, start, n, out, at, fresh):
-    """Add coefs[q, k] * table[rows[q, k], start : start + n] to `out` at `at`, k from begin to end.
+def mix(coefs, q, rows, p, begin, end, table, start, n, out, at, fresh):
+    """Add coefs[q, k] * table[rows[p, k], start : start + n] to `out` at `at`, k from begin to end.
 
     If `fresh`, write the sum instead.
     """
-    for j in range(0, n, 4 * lanes(out)):
-        sums = zeros(out, 4) if fresh else load4(out, at + j, n - j)
-        for k in range(begin, end):
-            row = load4(table, rows[q, k] * table.shape[1] + start + j, n - j)
-            sums = outer(sums, (broadcast(coefs[q, k]),), row)
-        store4(out, at + j, n - j, sums)
+    for block in range(0, n, BLOCK):
+        m, i, j = min(BLOCK, n - block), at + block, start + block
+        k, new = begin, fresh
+        while k + 4 <= end:
+            mix_rows(spread4(coefs, q, k), places4(rows, p, k, table, j), table, m, out, i, new)
+            k, new = k + 4, False
+        if k + 2 <= end:
+            mix_rows(spread2(coefs, q, k), places2(rows, p, k, table, j), table, m, out, i, new)
+            k, new = k + 2, False
+        if k < end:
+            place = rows[p, k] * table.shape[1] + j
+            mix_rows((broadcast(coefs[q, k]),), (place,), table, m, out, i, new)
+
+
+@helper
+def mix_rows(factors, places, table, n, out, at, fresh):
+    """Add factors[k] * (n elements of `table` from places[k] on) to `out`, or if `fresh`, write."""
+    width, zero = lanes(out), zeros(out, 1)[0]
+    whole = n // width * width
+    for j in range(0, whole, width):
+        total = zero if fresh else load(out, at + j)
+        store(out, at + j, inner(total, factors, load_all(table, places, j)))
+    if whole < n:
+        m = n - whole
+        total = zero if fresh else load_part(out, at + whole, m)
+        part = load_part_all(table, places, whole, m)
+        store_part(out, at + whole, m, inner(total, factors, part))
+
+
+@helper
+def spread4(coefs, q, k):
+    """Return four coefficients as vectors."""
+    return (*spread2(coefs, q, k), *spread2(coefs, q, k + 2))
+
+
+@helper
+def spread2(coefs, q, k):
+    """Return two coefficients as vectors."""
+    return broadcast(coefs[q, k]), broadcast(coefs[q, k + 1])
+
+
+@helper
+def places4(rows, q, k, table, start):
+    """Return where column `start` of four rows is in the memory of `table`."""
+    return (*places2(rows, q, k, table, start), *places2(rows, q, k + 2, table, start))
+
+
+@helper
+def places2(rows, q, k, table, start):
+    """Return where column `start` of two rows is in the memory of `table`."""
+    width = table.shape[1]
+    return rows[q, k] * width + start, rows[q, k + 1] * width + start
 
 
 @Kernel
@@ -147,4 +166,4 @@ def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
                 rows[s, t * depth + level] = row
                 node = 2 * node + (2 if score > 0 else 1)  # a NaN score goes left
             leaves[s, t] = node - n_nodes
-        mix(coefs, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)
+        mix(coefs, s, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)
