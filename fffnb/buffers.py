@@ -7,8 +7,7 @@ next ones.
 
 from __future__ import annotations
 
-import math
-from collections import deque
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ LINE, ALIGNED_FROM = 64, 16_384
 #: Bytes of an array from which on its memory is kept, and of all memory that waits, at most.
 KEPT_FROM, KEPT = 1_000_000, 256_000_000
 
-_waiting: deque[_Memory] = deque()
+# A list, whose single operations need no lock: an array may die in any thread, at any moment.
+_waiting: list[_Memory] = []
 
 
 class _Memory:
@@ -43,10 +43,11 @@ class _Loan:
             "typestr": dtype.str,
         }
 
-    def __del__(self, waiting: deque[_Memory] = _waiting) -> None:
+    def __del__(self, waiting: list[_Memory] = _waiting) -> None:
         waiting.append(self._memory)
-        while sum(memory.bytes.size for memory in tuple(waiting)) > KEPT:
-            waiting.popleft()
+        with contextlib.suppress(IndexError):  # another thread emptied the list
+            while sum(memory.bytes.size for memory in waiting) > KEPT:
+                waiting.pop(0)
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -55,12 +56,12 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     Large ones start on a cache line; NumPy's start 16 bytes after one, so that every second load of
     a vector would touch two lines.
     """
-    shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
-    size = dtype.itemsize * math.prod(shape)
+    plain = np.empty(shape, dtype)  # costs next to nothing while nobody touches it
+    size = plain.nbytes
     if size < ALIGNED_FROM:
-        return np.empty(shape, dtype)
+        return plain
     if KEPT_FROM <= size <= KEPT:
-        return np.asarray(_Loan(_take(size), shape, dtype))
+        return np.asarray(_Loan(_take(size), plain.shape, plain.dtype))
     return _Memory(size).bytes.view(dtype).reshape(shape)
 
 

@@ -27,6 +27,7 @@ FASTMATH = {"reassoc", "contract", "nsz"}
 #: Floating-point operations from which a parallel region is worth its start, by threading layer
 #: (a region costs 2 µs with OpenMP and 28 µs with the workqueue, but on a busy machine 8 ms).
 PARALLEL_WORK = {"omp": 4_000_000, "tbb": 4_000_000, "workqueue": 10_000_000}
+_LEAST_PARALLEL_WORK = min(PARALLEL_WORK.values())
 
 #: Chosen form of every kernel, for tests and benchmarks; None leaves it to `choose`.
 forced: Literal["serial", "parallel"] | None = None
@@ -74,9 +75,7 @@ def choose(work: int) -> Literal["serial", "parallel"]:
     if forced is not None:
         return forced
     if (
-        work < min(PARALLEL_WORK.values())
-        or _pool_lost_in_fork
-        or numba.config.NUMBA_NUM_THREADS == 1  # type: ignore[attr-defined]
+        work < _LEAST_PARALLEL_WORK or _pool_lost_in_fork or numba.config.NUMBA_NUM_THREADS == 1  # type: ignore[attr-defined]
     ):
         return "serial"
     layer = threading_layer()

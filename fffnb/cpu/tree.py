@@ -102,9 +102,14 @@ def forward(
     if len(x) == 0:
         return
     run = walk if choose(len(x)) == "walk" else sweep
-    flat_bias = np.empty(0, nodes.dtype) if bias is None else bias.reshape(-1)
+    flat_bias = _no_bias(nodes.dtype) if bias is None else bias.reshape(-1)
     table = nodes.reshape(-1, nodes.shape[2])
     run(_work(scores, nodes), x, table, flat_bias, activation, scores, leaves, y)
+
+
+@functools.cache
+def _no_bias(dtype: np.dtype[Any]) -> Array:
+    return np.empty(0, dtype)
 
 
 def choose(batch: int) -> Literal["walk", "sweep"]:

@@ -94,6 +94,8 @@ def check_rows(name: str, array: object, dtype: np.dtype[Any]) -> Array:
 
 def as_batch(array: Array) -> Array:
     """Return (..., n) as a C-contiguous native (batch, n), copied only when it must be."""
+    if array.ndim == 2 and array.flags.c_contiguous and array.dtype.isnative:
+        return array
     shape = (math.prod(array.shape[:-1]), array.shape[-1])
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
 
