@@ -246,6 +246,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds TEXT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args()
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json must name a file in a folder that exists, got {options.json}")
     results = [measure(case) for case in CASES if options.only in case.name]
     if not results:
         parser.error(f"--only must match one of {', '.join(case.name for case in CASES)}")

@@ -57,21 +57,20 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     a vector would touch two lines.
     """
     plain = np.empty(shape, dtype)  # costs next to nothing while nobody touches it
-    size = plain.nbytes
-    if size < ALIGNED_FROM:
+    if plain.nbytes < ALIGNED_FROM:
         return plain
+    size, shape, dtype = plain.nbytes, plain.shape, plain.dtype
+    del plain  # its memory may serve again at once
     if KEPT_FROM <= size <= KEPT:
-        return np.asarray(_Loan(_take(size), plain.shape, plain.dtype))
+        return np.asarray(_Loan(_take(size), shape, dtype))
     return _Memory(size).bytes.view(dtype).reshape(shape)
 
 
 def _take(size: int) -> _Memory:
     """Return memory of at least `size` bytes, and at most twice as many."""
-    for memory in tuple(_waiting):
-        if size <= memory.bytes.size <= 2 * size:
-            try:
-                _waiting.remove(memory)
-            except ValueError:  # another thread was faster
-                continue
+    fitting = [memory for memory in _waiting if size <= memory.bytes.size <= 2 * size]
+    for memory in sorted(fitting, key=lambda memory: memory.bytes.size):
+        with contextlib.suppress(ValueError):  # another thread was faster
+            _waiting.remove(memory)
             return memory
     return _Memory(size)

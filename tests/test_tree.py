@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import fffnb
+from fffnb import buffers
 from fffnb.activations import ACTIVATIONS
 from fffnb.cpu import tree
+from fffnb.cpu.tree_walk import BLOCK
 from fffnb.reference import tree as reference
 
 BOUND = {"float32": 1e-6, "float64": 1e-13}
@@ -203,6 +205,45 @@ def test_walk_and_sweep_give_the_same_bits(chunk, levels, dtype, form, monkeypat
                 found.append(everything(x, nodes, bias, grad_y))
         assert found[0] == found[1]
         assert ran == [tree.walk, tree.sweep]
+
+
+def test_outputs_written_past_the_caches_are_the_same_bits(form, monkeypatch):
+    for dtype, batch in (("float32", 130), ("float64", 131)):
+        arguments = problem(64, 128, 6, 3, batch, dtype, seed=7)
+        monkeypatch.setattr(tree, "forced", "sweep")
+        monkeypatch.setattr(tree, "STREAM_FROM", 10**9)
+        expected = everything(*arguments)
+        monkeypatch.setattr(tree, "STREAM_FROM", 0)
+        assert tree.goes_past_caches(buffers.empty((batch, 64), dtype))
+        assert tree.goes_past_caches(buffers.empty((batch, 128), dtype))
+        assert everything(*arguments) == expected
+
+
+def test_an_output_that_is_not_on_cache_lines_is_written_through_them(monkeypatch):
+    monkeypatch.setattr(tree, "STREAM_FROM", 0)
+    monkeypatch.setattr(tree, "forced", "sweep")
+    x, nodes, bias, _ = problem(9, 16, 5, 2, 130, "float32")
+    room = np.empty(130 * 16 + 1, np.float32)
+    out = room[1:].reshape(130, 16) if room.ctypes.data % 64 == 0 else room[:-1].reshape(130, 16)
+    assert not tree.goes_past_caches(out)
+    fffnb.fff_forward(x, nodes, bias=bias, out=out)
+    np.testing.assert_array_equal(out, fffnb.fff_forward(x, nodes, bias=bias))
+
+
+@pytest.mark.parametrize("step_bytes", [1, 400_000])
+def test_rows_wider_than_a_block(step_bytes, path, monkeypatch):
+    monkeypatch.setattr(tree, "STEP_BYTES", step_bytes)
+    wide = BLOCK + 77
+    check((wide, wide + 3, 3, 2, "silu", 13, True), "float32", seed=8)
+
+
+def test_all_stages_but_the_last_have_an_even_number_of_levels():
+    for depth in range(1, 32):
+        bounds = tree.stages(depth)
+        assert bounds[0] == 0 and bounds[-1] == depth
+        lengths = np.diff(bounds)
+        assert (lengths > 0).all() and (lengths[:-1] % 2 == 0).all()
+        assert lengths.max() <= tree.LEVELS + 2
 
 
 def test_the_path_follows_from_the_batch():
