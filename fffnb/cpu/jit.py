@@ -36,7 +36,9 @@ _pool_lost_in_fork = False
 _workqueue = threading.Lock()
 
 #: Decorates what kernels call; it becomes part of them.
-helper = numba.njit(fastmath=FASTMATH, error_model="numpy")
+helper = numba.njit(
+    fastmath=FASTMATH, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 class Kernel:
