@@ -35,10 +35,11 @@ forced: Literal["serial", "parallel"] | None = None
 _pool_lost_in_fork = False
 _workqueue = threading.Lock()
 
+# Without wrappers for Python and C, which nobody calls, compiling takes less time.
+_helper_options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 #: Decorates what kernels call; it becomes part of them.
-helper = numba.njit(
-    fastmath=FASTMATH, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+helper = numba.njit(fastmath=FASTMATH, error_model="numpy", **_helper_options)
 
 
 class Kernel:
