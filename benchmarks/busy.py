@@ -22,7 +22,7 @@ import fffnb
 from fffnb import nn
 from fffnb.cpu import jit
 
-from .compare import CASES, Case
+from .compare import Case, add_only, picked
 from .suite.problems import draw_nodes
 
 
@@ -75,11 +75,12 @@ def seconds(call: Callable[[], object], n: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.busy", description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds TEXT")
+    add_only(parser)
     parser.add_argument("--calls", type=int, default=200, help="calls of each kind")
     options = parser.parse_args()
+    cases = picked(parser, options.only)
     print(f"{'n_in→n_out, depth, batch':24} {'':8}  median ms     p95 ms  serial ms      ratio")
-    for case in (case for case in CASES if options.only in case.name):
+    for case in cases:
         for name, call in calls(case).items():
             call()  # compile before the core is taken
             with busy_core():

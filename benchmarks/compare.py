@@ -239,18 +239,29 @@ def lines(results: list[dict[str, Any]]) -> Iterator[str]:
         yield ""
 
 
+def add_only(parser: argparse.ArgumentParser) -> None:
+    """Let the user pick cases."""
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds TEXT")
+
+
+def picked(parser: argparse.ArgumentParser, text: str) -> list[Case]:
+    """Return the cases whose name holds `text`, or end with a message where there is none."""
+    cases = [case for case in CASES if text in case.name]
+    if not cases:
+        parser.error(f"--only must match one of {', '.join(case.name for case in CASES)}")
+    return cases
+
+
 def main() -> None:
     """Print the table, and write JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("device", choices=("cpu",))
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name holds TEXT")
+    add_only(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     options = parser.parse_args()
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json must name a file in a folder that exists, got {options.json}")
-    results = [measure(case) for case in CASES if options.only in case.name]
-    if not results:
-        parser.error(f"--only must match one of {', '.join(case.name for case in CASES)}")
+    results = [measure(case) for case in picked(parser, options.only)]
     print(
         f"sgemm {sgemm_rate() / 1e9:.0f} GFLOP/s, reading "
         f"{read_bandwidth(ROTATE_BYTES) / 1e9:.1f} GB/s; times in ms\n"
