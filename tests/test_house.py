@@ -14,7 +14,8 @@ BELOW = {
     "data": set(),
     "reference": set(),
     "cpu": {"activations", "buffers"},
-    "ops": {"nodes", "activations", "buffers", "cpu"},
+    "cuda": {"activations"},
+    "ops": {"nodes", "activations", "buffers", "cpu", "cuda"},
     "nn": {"nodes", "activations", "files", "ops"},
     "cli": {"nodes", "activations", "files", "data", "nn", "cpu"},  # cpu: to show the threads
     "__init__": {"nodes", "ops"},

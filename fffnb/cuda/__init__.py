@@ -1,0 +1,25 @@
+"""Kernels for NVIDIA GPUs; `launch` compiles and starts them, one module per model calls them.
+
+They need numba-cuda, which `pip install 'fffnb[cu13]'` (or cu12) brings. The modules are imported
+on their first use, after `support` has said in words what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import launch, support, tree
+
+__all__ = ["launch", "support", "tree"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a module of kernels."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "support":
+        importlib.import_module(".support", __name__).require()
+    return importlib.import_module(f".{name}", __name__)

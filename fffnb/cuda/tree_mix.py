@@ -1,0 +1,83 @@
+"""Mixing rows of nodes in the order of the leaves: y from scores, grad_x from slopes.
+
+Samples that end in neighbouring leaves share most of their rows. A team takes a few of them and a
+slice of the columns; its threads keep their columns of all these outputs in registers and read a
+row once for all that share it.
+"""
+
+import functools
+
+from numba import cuda, int64
+
+from .launch import Kernel
+from .layer import BLOCK, FEWEST
+from .order import SAMPLE
+from .simt import REAL, row_movers
+from .tree_walk import activate
+
+#: Numbers of a row that a thread holds, and of outputs, at most.
+SHARE, SUMS = 24, 96
+
+#: Levels whose rows a team of one sample reads at once, so that they wait for memory together.
+AHEAD = 4
+
+
+def slices(n: int, length: int, group: int) -> tuple[int, int]:
+    """Return the slices of n columns, and the numbers of each that one thread holds."""
+    most = SHARE if group > 1 else length
+    n_slices = -(-n // (FEWEST * most))
+    return n_slices, -(-n // (FEWEST * length * n_slices)) * length
+
+
+@functools.cache
+def mix(layer, part, activation, group):
+    """Return the kernel that mixes the rows of `group` samples; `part` is "x" or "y" of a node."""
+    n, offset = (layer.n_in, 0) if part == "x" else (layer.n_out, layer.n_in)
+    real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
+    n_nodes, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
+    _, share = slices(n, length, group)
+    fetch, put = row_movers(layer.kind, n, length, lanes, share)
+    ahead = AHEAD if group == 1 else 1
+    n_room = teams * group * depth
+    n_visits, n_sums, n_rows = group * depth, group * share, ahead * share
+
+    def body(keys, leaves, coefs, nodes, out, batch, n_trees):
+        weights = cuda.shared.array(n_room, real)
+        starts = cuda.shared.array(n_room, int64)
+        rows = cuda.local.array(n_rows, real)
+        sums = cuda.local.array(n_sums, real)
+        lane, team = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes
+        first = (cuda.blockIdx.x * teams + team) * group
+        base, column = team * n_visits, cuda.blockIdx.y * lanes * share
+        for j in range(n_sums):
+            sums[j] = real(0)
+        for t in range(n_trees):
+            cuda.syncthreads()
+            for i in range(lane, n_visits, lanes):
+                level, g = i // group, i % group
+                visit = (keys[min(first + g, batch - 1)] & mask) * n_trees + t
+                node = (1 << level) - 1 + (leaves[visit] >> (depth - level))
+                starts[base + i] = (t * n_nodes + node) * width + offset
+                weights[base + i] = activate(activation, coefs[visit * depth + level])
+            cuda.syncthreads()
+            for level in range(0, depth, ahead):
+                last = int64(-1)
+                for g in range(group):
+                    for u in range(ahead):
+                        if level + u < depth:
+                            start = starts[base + (level + u) * group + g]
+                            if start != last or ahead > 1:
+                                fetch(nodes, start, column, lane, rows, u * share)
+                                last = start
+                    for u in range(ahead):
+                        if level + u < depth:
+                            weight = weights[base + (level + u) * group + g]
+                            for j in range(share):
+                                sums[g * share + j] += weight * rows[u * share + j]
+        for g in range(group):
+            if first + g < batch:
+                sample = keys[first + g] & mask
+                put(out, sample * n, column, lane, sums, g * share)
+
+    signature = ("int64", "int32", "real", "stored", "stored", "int", "int")
+    return Kernel(body, layer.kind, signature), BLOCK, teams * group
