@@ -20,9 +20,10 @@ from .nodes import (
     pack_nodes,
     split_nodes,
 )
+from .ops.rules import RowGradient, UpdateRule
 from .ops.trace import Gradients, Trace
 from .ops.tree import fff_backward, fff_backward_update, fff_forward
-from .ops.update import RowGradient, UpdateRule, update_rows
+from .ops.update import update_rows
 
 __version__ = "0.1.0"
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..nodes import check_dtype, check_size, default_depth, init_nodes
+from ..ops.rules import RowGradient
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
-from ..ops.update import RowGradient
 from .optim import Optimizer
 
 Array = NDArray[Any]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ops.arrays import check_native, check_writeable
-from ..ops.update import RowGradient, UpdateRule, update_rows
+from ..ops.rules import RowGradient, UpdateRule
+from ..ops.update import update_rows
 
 Array = NDArray[Any]
 Gradient = Array | RowGradient

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..nodes import depth_of
+from ..nodes import check_size, depth_of
 
 Array = NDArray[Any]
 
@@ -52,20 +52,40 @@ def check_native(name: str, array: object, dtype: np.dtype[Any] | None = None) -
 def check_nodes(nodes: object) -> tuple[Array, int]:
     """Return nodes and their depth."""
     array = check_array("nodes", nodes)
-    if array.ndim == 2:
+    depth = check_nodes_shape(array.shape)
+    return check_native("nodes", array), depth
+
+
+def check_nodes_shape(shape: tuple[int, ...]) -> int:
+    """Return the depth of nodes of this shape."""
+    if len(shape) == 2:
         raise ValueError(
-            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out), got shape {array.shape}; "
+            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out), got shape {shape}; "
             "nodes[None] makes one tree of it"
         )
-    if array.ndim != 3 or 0 in array.shape:
+    if len(shape) != 3 or 0 in shape:
         raise ValueError(
-            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out) and not empty, got {array.shape}"
+            f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out) and not empty, got {shape}"
         )
-    array = check_native("nodes", array)
     try:
-        return array, depth_of(array.shape[1])
+        return depth_of(shape[1])
     except ValueError as error:
-        raise ValueError(f"nodes of shape {array.shape}: {error}") from None
+        raise ValueError(f"nodes of shape {shape}: {error}") from None
+
+
+def output_width(n_in: int, shape: tuple[int, ...], n_out: int | None) -> int:
+    """Return the width of the output that nodes of this shape leave beside x."""
+    width = shape[2] - n_in
+    if n_out is not None and check_size("n_out", n_out) != width:
+        raise ValueError(
+            f"x must have {shape[2] - n_out} columns for n_out = {n_out} and nodes of shape "
+            f"{shape}, got {n_in}"
+        )
+    if width < 1:
+        raise ValueError(
+            f"x must have fewer columns than nodes, {shape[2]} = n_in + n_out, got {n_in}"
+        )
+    return width
 
 
 def check_writeable(name: str, array: Array) -> Array:

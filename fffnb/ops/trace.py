@@ -8,7 +8,7 @@ import numpy as np
 
 from ..activations import ACTIVATIONS
 from .arrays import Array, check_native, check_shape
-from .update import RowGradient
+from .rules import RowGradient
 
 
 class Trace(NamedTuple):
@@ -63,16 +63,21 @@ def activation_code(activation: str) -> int:
     return ACTIVATIONS.index(activation)
 
 
-def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int) -> None:
-    """Refuse a trace that another forward pass made."""
+def check_origin(trace: Trace, nodes_shape: tuple[int, ...], n_in: int) -> None:
+    """Refuse what is no trace, or comes from another layer."""
     if not isinstance(trace, Trace):
         raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
-    if trace.nodes_shape != nodes.shape or trace.n_in != n_in:
+    if trace.nodes_shape != nodes_shape or trace.n_in != n_in:
         raise ValueError(
-            f"trace must come from nodes of shape {nodes.shape} and n_in = {n_in}, "
+            f"trace must come from nodes of shape {nodes_shape} and n_in = {n_in}, "
             f"got one of {trace.nodes_shape} and n_in = {trace.n_in}"
         )
     activation_code(trace.activation)
+
+
+def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int) -> None:
+    """Refuse a trace that another forward pass made."""
+    check_origin(trace, nodes.shape, n_in)
     n_trees = len(nodes)
     scores = check_native("trace.scores", trace.scores, nodes.dtype)
     check_shape(

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from ..nodes import check_size
+from . import tree_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -23,10 +23,13 @@ from .arrays import (
     check_rows,
     check_shape,
     check_writeable,
+    output_width,
     overlap,
 )
+from .device import kind_of
+from .rules import RowGradient, UpdateRule
 from .trace import Gradients, Trace, activation_code, check_trace
-from .update import RowGradient, UpdateRule, kernel_rule
+from .update import kernel_rule
 
 
 @overload
@@ -116,10 +119,15 @@ def fff_forward(
     >>> fffnb.fff_forward(x, nodes).shape
     (5, 2)
     """
+    kind = kind_of(nodes)
+    if kind is not None:
+        return tree_cuda.forward(  # type: ignore[no-any-return]
+            kind, x, nodes, bias, activation, n_out, out, return_trace
+        )
     nodes, depth = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
-    width = _output_width(n_in, nodes, n_out)
+    width = output_width(n_in, nodes.shape, n_out)
     code = activation_code(activation)
     if bias is not None:
         _check_bias(bias, nodes)
@@ -188,6 +196,9 @@ def fff_backward(
     >>> grads.nodes.rows, grads.nodes.values.shape
     (array([0, 1, 3, 8]), (4, 5))
     """
+    kind = kind_of(nodes)
+    if kind is not None:
+        return tree_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
     rows, width = visits.rows, nodes.shape[2]
     grad_bias: Array | RowGradient | None = None
@@ -257,11 +268,16 @@ def fff_backward_update(
     >>> fffnb.fff_backward_update(y, x, nodes, trace, rule).shape
     (5, 3)
     """
+    if (bias is None) != (bias_rule is None):
+        raise ValueError("bias and bias_rule must be given together, got only one of them")
+    kind = kind_of(nodes)
+    if kind is not None:
+        return tree_cuda.backward_update(  # type: ignore[no-any-return]
+            kind, grad_y, x, nodes, trace, rule, bias, bias_rule
+        )
     nodes, _ = check_nodes(nodes)
     check_writeable("nodes", nodes)
     nodes_rule = kernel_rule(rule, nodes, nodes.shape[2], "rule")
-    if (bias is None) != (bias_rule is None):
-        raise ValueError("bias and bias_rule must be given together, got only one of them")
     if bias is not None and bias_rule is not None:
         if not isinstance(trace, Trace) or not trace.has_bias:
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
@@ -282,7 +298,7 @@ def _backward(
     nodes, depth = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
-    width = _output_width(n_in, nodes, None)
+    width = output_width(n_in, nodes.shape, None)
     grad_y = check_rows("grad_y", grad_y, nodes.dtype)
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
     check_trace(trace, lead, n_in, nodes, depth)
@@ -298,21 +314,6 @@ def _backward(
         grad_x,
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits
-
-
-def _output_width(n_in: int, nodes: Array, n_out: int | None) -> int:
-    """Return the width of the output that nodes leave beside x."""
-    width: int = nodes.shape[2] - n_in
-    if n_out is not None and check_size("n_out", n_out) != width:
-        raise ValueError(
-            f"x must have {nodes.shape[2] - n_out} columns for n_out = {n_out} and nodes of shape "
-            f"{nodes.shape}, got {n_in}"
-        )
-    if width < 1:
-        raise ValueError(
-            f"x must have fewer columns than nodes, {nodes.shape[2]} = n_in + n_out, got {n_in}"
-        )
-    return width
 
 
 def _check_bias(bias: Array, nodes: Array) -> Array:

@@ -1,62 +1,16 @@
-"""Row gradients, and optimiser steps that touch only the rows they name."""
+"""Optimiser steps that touch only the rows they name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import cpu
+from . import tree_cuda
 from .arrays import Array, check_native, check_shape, check_writeable
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowGradient:
-    """The gradient of some rows of a parameter; it is zero everywhere else.
-
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (n_rows,)
-        Which rows: ``tree * n_nodes + node``, ascending and unique.
-    values : ndarray, shape (n_rows, n_in + n_out), or (n_rows,) for a bias
-        Their gradients.
-    bias : ndarray, shape (n_rows,), or None
-        The gradients of the biases of the same nodes.
-    count : int
-        How many of the entries are valid, from the front.
-    """
-
-    rows: Array
-    values: Array
-    bias: Array | None
-    count: int
-
-
-class UpdateRule(NamedTuple):
-    """What one optimiser step does to a parameter, as plain numbers and state arrays.
-
-    Attributes
-    ----------
-    kind : {"sgd", "adamw"}
-        The optimiser.
-    numbers : dict of str to float
-        "sgd": lr, momentum, weight_decay, nesterov (0 or 1). "adamw": lr, beta1, beta2, eps,
-        weight_decay.
-    state : dict of str to ndarray
-        "sgd": momentum, shaped like the parameter, only where the momentum is not 0. "adamw":
-        mean and variance, shaped like the parameter, and steps, int64, one per row.
-    """
-
-    kind: str
-    numbers: dict[str, float]
-    state: dict[str, Array]
-
-
-NUMBERS = {
-    "sgd": ("lr", "momentum", "weight_decay", "nesterov"),
-    "adamw": ("lr", "beta1", "beta2", "eps", "weight_decay"),
-}
+from .device import kind_of
+from .rules import RowGradient, UpdateRule, check_rule
 
 
 def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> None:
@@ -92,9 +46,12 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
     >>> weights[:, 0]
     array([1. , 0.5, 1. , 0.5])
     """
-    parameter = check_writeable("parameter", check_native("parameter", parameter))
     if not isinstance(gradient, RowGradient):
         raise TypeError(f"gradient must be a RowGradient, got {type(gradient).__name__}")
+    kind = kind_of(parameter)
+    if kind is not None:
+        return tree_cuda.update_rows(kind, parameter, gradient, rule)
+    parameter = check_writeable("parameter", check_native("parameter", parameter))
     rows = check_native("gradient.rows", gradient.rows, np.dtype(np.int64))
     values = check_native("gradient.values", gradient.values, parameter.dtype)
     if values.ndim not in (1, 2) or rows.shape != values.shape[:1] or gradient.count != len(rows):
@@ -122,14 +79,7 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
 
 def kernel_rule(rule: UpdateRule, parameter: Array, width: int, name: str) -> tuple[Any, ...]:
     """Return a rule as the tuple that kernels take, checked against a parameter's rows."""
-    if not isinstance(rule, UpdateRule):
-        raise TypeError(f"{name} must be an UpdateRule, got {type(rule).__name__}")
-    if rule.kind not in NUMBERS:
-        raise ValueError(f"{name}.kind must be 'sgd' or 'adamw', got {rule.kind!r}")
-    missing = [key for key in NUMBERS[rule.kind] if key not in rule.numbers]
-    if missing:
-        raise ValueError(f"{name}.numbers must hold {', '.join(missing)}, got {rule.numbers}")
-    numbers = np.array([float(rule.numbers[key]) for key in NUMBERS[rule.kind]])
+    numbers = np.array(check_rule(rule, name))
     unused = np.empty((0, 0), parameter.dtype)
     if rule.kind == "adamw":
         moments = (_moment(rule, key, parameter, width, name) for key in ("mean", "variance"))
