@@ -1,6 +1,6 @@
 """``python -m benchmarks.busy``: what a call costs while another process keeps one core busy.
 
-Each shape of `benchmarks.compare`, forward and training step, is called 200 times with one core
+Each shape of `benchmarks.compare.cpu`, forward and training step, is called 200 times with one core
 taken by another process: as fffnb chooses, and on one thread. A region on all threads then waits
 for the thread that shares its core.
 """
@@ -22,7 +22,8 @@ import fffnb
 from fffnb import nn
 from fffnb.cpu import jit
 
-from .compare import Case, add_only, picked
+from .compare.cases import Case, add_only, picked
+from .compare.cpu import CASES, draw_inputs
 from .suite.problems import draw_nodes
 
 
@@ -49,7 +50,7 @@ def _spin() -> None:
 def calls(case: Case) -> dict[str, Callable[[], object]]:
     """Return the calls that are timed."""
     nodes = draw_nodes(case.n_in, case.n_out, case.depth, np.random.default_rng(0))
-    inputs = itertools.cycle(case.inputs())
+    inputs = itertools.cycle(draw_inputs(case))
     grad_y = np.random.default_rng(2).standard_normal((case.batch, case.n_out), np.float32)
     rule = nn.SGD({"nodes": nodes}, lr=1e-6).rule("nodes")
 
@@ -78,7 +79,7 @@ def main() -> None:
     add_only(parser)
     parser.add_argument("--calls", type=int, default=200, help="calls of each kind")
     options = parser.parse_args()
-    cases = picked(parser, options.only)
+    cases = picked(parser, options.only, CASES)
     print(f"{'n_in→n_out, depth, batch':24} {'':8}  median ms     p95 ms  serial ms      ratio")
     for case in cases:
         for name, call in calls(case).items():

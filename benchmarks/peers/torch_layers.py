@@ -1,22 +1,21 @@
-"""The tree and the linear layer in plain PyTorch, as one writes them without kernels."""
+"""The tree and dense layers in plain PyTorch, as one writes them without kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import fffnb
 
-Array = NDArray[Any]
-
 
 def gather(x: Tensor, x_vectors: Tensor, y_vectors: Tensor) -> Tensor:
     """Return y of one tree: rows by indexing, products by einsum, the outputs mixed in one."""
-    node = torch.zeros(len(x), dtype=torch.long)
+    node = torch.zeros(len(x), dtype=torch.long, device=x.device)
     path, scores = [], []
     for _ in range(fffnb.depth_of(len(x_vectors))):
         score = torch.einsum("bi,bi->b", x, x_vectors[node])
@@ -28,7 +27,7 @@ def gather(x: Tensor, x_vectors: Tensor, y_vectors: Tensor) -> Tensor:
 
 def bmm(x: Tensor, x_vectors: Tensor, y_vectors: Tensor) -> Tensor:
     """Return y of one tree: rows by index_select, products by bmm, the outputs mixed by level."""
-    node = torch.zeros(len(x), dtype=torch.long)
+    node = torch.zeros(len(x), dtype=torch.long, device=x.device)
     y = x.new_zeros(len(x), y_vectors.shape[1])
     for _ in range(fffnb.depth_of(len(x_vectors))):
         rows = x_vectors.index_select(0, node)
@@ -38,13 +37,17 @@ def bmm(x: Tensor, x_vectors: Tensor, y_vectors: Tensor) -> Tensor:
     return y
 
 
+FORMS = {"gather": gather, "bmm": bmm}
+
+
 class Tree:
     """A tree over a copy of nodes (1, n_nodes, n_in + n_out), by `gather` or by `bmm`."""
 
-    def __init__(self, form: str, nodes: Array, n_in: int, lr: float = 1e-6):
-        self.function = {"gather": gather, "bmm": bmm}[form]
+    def __init__(self, form: str, nodes: Tensor, n_in: int, lr: float = 1e-6):
+        self.function = FORMS[form]
         self.vectors = [
-            torch.tensor(half[0], requires_grad=True) for half in fffnb.split_nodes(nodes, n_in)
+            half.clone(memory_format=torch.contiguous_format).requires_grad_()
+            for half in (nodes[0, :, :n_in], nodes[0, :, n_in:])
         ]
         self.optimizer = torch.optim.SGD(self.vectors, lr=lr)
 
@@ -61,9 +64,9 @@ class Tree:
         assert leaf.grad is not None
         return leaf.grad
 
-    def gradient(self) -> Array:
+    def gradient(self) -> Tensor:
         """Return the gradient of the nodes (1, n_nodes, n_in + n_out)."""
-        return np.asarray(torch.hstack([vectors.grad for vectors in self.vectors])[None])
+        return torch.hstack([vectors.grad for vectors in self.vectors])[None]
 
     def step(self, x: Tensor, grad_y: Tensor) -> None:
         """Do a training step: forward, backward with the gradient of x, SGD."""
@@ -71,13 +74,39 @@ class Tree:
         self.optimizer.step()
 
 
-class Linear:
-    """A linear layer n_in → n_out."""
+class Dense:
+    """Linear layers through these widths, without biases, ReLU between them.
 
-    def __init__(self, n_in: int, n_out: int):
-        self.layer = torch.nn.Linear(n_in, n_out)
+    With `autocast` the products of a training step are of bfloat16, the weights of float32.
+    """
+
+    def __init__(self, *widths: int, autocast: bool = False, lr: float = 1e-6, **where: Any):
+        layers: list[Any] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [torch.nn.Linear(n_in, n_out, bias=False, **where), torch.nn.ReLU()]
+        self.layers = torch.nn.Sequential(*layers[:-1])
+        self.optimizer = torch.optim.SGD(self.layers.parameters(), lr=lr)
+        self.autocast = autocast
 
     def forward(self, x: Tensor) -> Any:
         """Return y without gradients."""
         with torch.no_grad():
-            return self.layer(x)
+            return self.layers(x)
+
+    def step(self, x: Tensor, grad_y: Tensor) -> None:
+        """Do a training step: forward, backward with the gradient of x, SGD."""
+        self.optimizer.zero_grad()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            y = self.layers(x.detach().requires_grad_())
+        y.backward(grad_y.to(y.dtype))
+        self.optimizer.step()
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Let products of float32 matrices round their factors to TF32."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")

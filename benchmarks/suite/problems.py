@@ -28,6 +28,16 @@ BATCHES = (1, 128, 4096)
 CHECKED, CHECKED_DEPTH = 64, 12
 
 
+class Kind(NamedTuple):
+    """A kind of array: how to make one from a NumPy array, and the way back."""
+
+    send: Callable[[Array], Any]
+    fetch: Callable[[Any], Array]
+
+
+HOST = Kind(np.asarray, np.asarray)
+
+
 class Problem(NamedTuple):
     """A layer, a batch, its trace, and the gradient that comes back."""
 
@@ -74,22 +84,29 @@ def clear_samples(x: Array, nodes: Array) -> Array:
     return ~reference.forward(x, nodes).ambiguous(float(np.finfo(np.float32).eps))
 
 
-def assert_close(found: Any, right: Array) -> None:
+def assert_close(found: Any, right: Array, bound: float = 1e-5) -> None:
     """Raise AssertionError where two results differ by more than rounding explains."""
-    assert found.shape == right.shape
-    assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
+    assert found.shape == right.shape, f"got {found.shape}, right is {right.shape}"
+    error, size = np.linalg.norm(found - right), np.linalg.norm(right)
+    assert error <= bound * size, f"error {error:.3g} exceeds {bound:.3g} of {size:.3g}"
 
 
-def check(x: Array, nodes: Array, grad_y: Array) -> None:
-    """Raise AssertionError where forward or backward differ from the reference."""
+def check(x: Array, nodes: Array, grad_y: Array, kind: Kind = HOST, bound: float = 1e-5) -> None:
+    """Raise AssertionError where forward or backward on a kind of array differ from the truth."""
     clear = clear_samples(x, nodes)
     x, grad_y = x[clear], grad_y[clear]
+    right = (reference.forward(x, nodes).y, *reference.backward(grad_y, x, nodes)[:2])
+    x, nodes, grad_y = map(kind.send, (x, nodes, grad_y))
     y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     grads = fffnb.fff_backward(grad_y, x, nodes, trace)
-    found = (y, grads.x, grads.nodes)
-    right = (reference.forward(x, nodes).y, *reference.backward(grad_y, x, nodes)[:2])
-    for one, other in zip(found, right, strict=True):
-        assert_close(one, other)
+    for found, wanted in zip((y, grads.x, grads.nodes), right, strict=True):
+        assert_close(kind.fetch(found), wanted, bound)
+
+
+def sgd(lr: float) -> fffnb.UpdateRule:
+    """Return the rule of plain SGD."""
+    numbers = {"lr": lr, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0}
+    return fffnb.UpdateRule("sgd", numbers, {})
 
 
 def step_with_rows(n_in: int, n_out: int, depth: int, batch: int) -> Callable[[], None]:

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.compare``: fffnb beside plain trees and dense layers, on CPU or GPU."""

@@ -1,0 +1,65 @@
+"""fffnb on the GPU beside trees in PyTorch and Triton and dense layers.
+
+Time is the median between CUDA events around single Python calls: where the host is slower than
+the GPU it is the host's. Under "graph" the calls are captured as one CUDA graph, so that it is the
+GPU's alone. Inputs rotate over four times the second-level cache, at most 256 of them. Weights are
+cold where the rows that the rotation visits exceed that cache, else warm. Weights of dense layers
+are read whole by every call.
+
+Everything is checked before it is timed, on samples that come nowhere near to another path: fffnb
+against the dense reference (the first levels) and against a walk in float64 (the whole batch),
+trees against the same walk, gradients of fffnb against those of the trees. FFF is the faster of two
+forms in PyTorch (`benchmarks.peers.torch_layers`), FF the faster of width 2^depth - 1 and 2^depth.
+The floor is the bytes of the visited rows, x and y at the measured bandwidth.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..cases import Case
+from ..table import Result
+from . import device, forward, host, step
+
+CASES = tuple(dict.fromkeys(forward.CASES + step.CASES))
+
+
+def compare(cases: list[Case], *, compiled: bool) -> dict[str, Any]:
+    """Print the tables; return all figures."""
+    machine = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "copy": device.copy_bandwidth(),
+        "tf32": device.product_rate(torch.float32),
+        "bf16": device.product_rate(torch.bfloat16),
+    }
+    print(
+        f"{machine['gpu']}, torch {machine['torch']}: copying {machine['copy'] / 1e9:.0f} GB/s, "
+        f"products TF32 {machine['tf32'] / 1e12:.0f} and BF16 {machine['bf16'] / 1e12:.0f} TFLOP/s"
+    )
+    figures: dict[str, Any] = {"machine": machine}
+    chosen = [case for case in forward.CASES if case in cases]
+    if chosen:
+        print("\nforward, ms")
+        results = measured(lambda case: forward.measure(case, compiled=compiled), chosen)
+        figures["forward"] = forward.TABLE.show(results)
+    chosen = [case for case in step.CASES if case in cases]
+    if chosen:
+        print("training step, ms")
+        figures["step"] = step.TABLE.show(measured(step.measure, chosen))
+        step.print_depths(figures["step"])
+    if host.CASE in cases:
+        figures["host"] = host.compare()
+    return figures
+
+
+def measured(measure: Callable[[Case], Result], cases: list[Case]) -> Iterator[Result]:
+    """Yield the results of the cases, memory given back after each."""
+    for case in cases:
+        yield measure(case)
+        gc.collect()
+        torch.cuda.empty_cache()
