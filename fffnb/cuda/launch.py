@@ -7,12 +7,12 @@ simulator takes (and `numba.cuda` on hardware, for inspection).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from numba import cuda, types
 
@@ -43,7 +43,8 @@ class Kernel:
         self.body = body
         self.kind = kind
         self.signature = signature
-        self._loaded: dict[int, Callable[..., None]] = {}
+        self._loaded: dict[int, Any] = {}
+        self._handles: dict[int, ctypes.c_void_p] = {}
 
     def types(self) -> tuple[Any, ...]:
         """Return the types of the pointer form."""
@@ -72,18 +73,32 @@ class Kernel:
         """The array form."""
         return _cuda.jit(self.body)
 
-    def __call__(self, stream: int, grid: tuple[int, ...], block: int, *arguments: Any) -> None:
-        """Start on a stream, given as its handle; arrays are addresses (flat in the simulator)."""
-        if SIMULATED:
-            self.simulated[grid, block](*arguments)
-            return
-        device = current_device()
-        start = self._loaded.get(device)
-        if start is None:
-            start = self._loaded[device] = self._load(stream)
-        start(stream, grid, block, arguments)
+    def bind(self, device: int, grid: tuple[int, ...], block: int) -> Callable[..., None]:
+        """Return start(stream, *arguments) of so many threads on a device.
 
-    def _load(self, stream: int) -> Callable[..., None]:
+        A stream is given by its handle, an array by its address (flat in the simulator).
+        """
+        if SIMULATED:
+            return lambda stream, *arguments: self.simulated[grid, block](*arguments)
+        n_integers = len(self.signature) - self.signature.count("float")
+        launch, sizes = driver().cuLaunchKernel, [ctypes.c_uint(n) for n in (*grid, block, 1, 1, 0)]
+
+        def start(stream: int, *arguments: Any) -> None:
+            handle = self._handles.get(device) or self._load(device, stream)
+            room = _room
+            if len(arguments) == n_integers:
+                room.values[:n_integers] = arguments
+            else:
+                room.values[:n_integers] = arguments[:n_integers]
+                room.floats[n_integers : len(arguments)] = arguments[n_integers:]
+            status = launch(handle, *sizes, stream, room.places, None)
+            if status != 0:
+                raise RuntimeError(f"the CUDA driver refused a launch with error {status}")
+
+        return start
+
+    def _load(self, device: int, stream: int) -> Any:
+        """Compile for a device, which is current, and return the driver's handle."""
         if is_capturing(stream):
             raise RuntimeError(
                 "the stream is capturing a graph, and this kernel is not compiled yet: "
@@ -91,12 +106,25 @@ class Kernel:
             )
         from cuda.core import Device, Program, ProgramOptions
 
-        major, minor = Device().compute_capability
+        major, minor = Device(device).compute_capability
         ptx = self.ptx((major, minor))
         name = next(line.split("(")[0].split()[-1] for line in ptx.splitlines() if ".entry" in line)
         program = Program(ptx, "ptx", ProgramOptions(arch=f"sm_{major}{minor}"))
-        kernel = program.compile("cubin").get_kernel(name)
-        return _starter(kernel, len(self.signature), self.signature.count("float"))
+        self._loaded[device] = program.compile("cubin").get_kernel(name)
+        self._handles[device] = ctypes.c_void_p(int(self._loaded[device].handle))
+        return self._handles[device]
+
+
+class Call(NamedTuple):
+    """Where the kernels of a call run, and where their scratch comes from."""
+
+    device: int
+    stream: int
+    take: Callable[[int, str], Any]
+
+    def __call__(self, kernel: Kernel, grid: tuple[int, ...], block: int, *arguments: Any) -> None:
+        """Start a kernel."""
+        kernel.bind(self.device, grid, block)(self.stream, *arguments)
 
 
 class _Room(threading.local):
@@ -106,7 +134,8 @@ class _Room(threading.local):
         self.values: Any = (ctypes.c_int64 * 32)()
         self.floats: Any = (ctypes.c_double * 32).from_buffer(self.values)
         first, size = ctypes.addressof(self.values), ctypes.sizeof(ctypes.c_int64)
-        self.places = (ctypes.c_void_p * 32)(*range(first, first + 32 * size, size))
+        places = (ctypes.c_void_p * 32)(*range(first, first + 32 * size, size))
+        self.keep, self.places = places, ctypes.c_void_p(ctypes.addressof(places))
 
 
 _room = _Room()
@@ -115,46 +144,10 @@ _room = _Room()
 @functools.cache
 def driver() -> Any:
     """Return the driver's library."""
-    library = ctypes.CDLL("nvcuda.dll" if ctypes.sizeof(ctypes.c_wchar) == 2 else "libcuda.so.1")
-    library.cuLaunchKernel.argtypes = [
-        ctypes.c_void_p,
-        *[ctypes.c_uint] * 7,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
+    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    pointer, size = ctypes.c_void_p, ctypes.c_uint
+    library.cuLaunchKernel.argtypes = [pointer, *[size] * 7, pointer, pointer, pointer]
     return library
-
-
-def _starter(kernel: Any, n_arguments: int, n_floats: int) -> Callable[..., None]:
-    """Return start(stream, grid, block, arguments), the kernel bound to this device."""
-    launch, handle, n_integers = driver().cuLaunchKernel, int(kernel.handle), n_arguments - n_floats
-
-    def start(
-        stream: int,
-        grid: tuple[int, ...],
-        block: int,
-        arguments: tuple[Any, ...],
-        keep: Any = kernel,
-    ) -> None:
-        room = _room
-        room.values[:n_integers] = arguments[:n_integers]
-        if n_floats:
-            room.floats[n_integers:n_arguments] = arguments[n_integers:]
-        status = launch(handle, *grid, block, 1, 1, 0, stream, room.places, None)
-        if status != 0:
-            raise RuntimeError(f"the CUDA driver refused a launch with error {status}")
-
-    return start
-
-
-def current_device() -> int:
-    """Return the number of the device that is current in this thread."""
-    number = ctypes.c_int()
-    status = driver().cuCtxGetDevice(ctypes.byref(number))
-    if status != 0:
-        raise RuntimeError(f"no CUDA device is current in this thread, error {status}")
-    return number.value
 
 
 def is_capturing(stream: int) -> bool:
@@ -176,23 +169,20 @@ def zero(stream: int, address: Any, size: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def on_device(device: int) -> Iterator[None]:
-    """Make a device current in this thread for a while."""
-    if SIMULATED or _current(device):
-        yield
-        return
+def enter(device: int) -> Any:
+    """Make a device current in this thread; return what was before, None if it was the same."""
+    number = ctypes.c_int(-1)
+    if SIMULATED or (driver().cuCtxGetDevice(ctypes.byref(number)) == 0 and number.value == device):
+        return None
     from cuda.core import Device
 
     before = ctypes.c_void_p()
     driver().cuCtxGetCurrent(ctypes.byref(before))
     Device(device).set_current()
-    try:
-        yield
-    finally:
+    return before
+
+
+def leave(before: Any) -> None:
+    """Go back to what `enter` found."""
+    if before is not None:
         driver().cuCtxSetCurrent(before)
-
-
-def _current(device: int) -> bool:
-    number = ctypes.c_int()
-    return driver().cuCtxGetDevice(ctypes.byref(number)) == 0 and number.value == device

@@ -8,13 +8,13 @@ Keys are flat (n_trees, batch) arrays of int64: ``leaf << 32 | sample``.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import cuda, int64
 
-from .launch import Kernel
+from .launch import Call, Kernel
+from .simt import peek, poke
 
 #: Keys of a tile, of a small batch and of a large one; runs that are merged at once, and those in
 #: which one thread looks for its key; keys that a block merges.
@@ -37,25 +37,26 @@ def sort_tiles(tile):
         first = cuda.blockIdx.x * tile
         for i in range(thread, tile, threads):
             sample = first + i
-            room[i] = last
+            key = int64(last)
             if sample < batch:
-                room[i] = int64(leaves[sample * n_trees + t]) << 32 | sample
+                key = int64(leaves[sample * n_trees + t]) << 32 | sample
+            poke(room, i, key)
         cuda.syncthreads()
         size = 2
         while size <= tile:
             distance = size // 2
             while distance > 0:
                 i = 2 * thread - (thread & (distance - 1))
-                low, high = room[i], room[i + distance]
+                low, high = peek(room, i), peek(room, i + distance)
                 if (low > high) == ((i & size) == 0):
-                    room[i] = high
-                    room[i + distance] = low
+                    poke(room, i, high)
+                    poke(room, i + distance, low)
                 cuda.syncthreads()
                 distance //= 2
             size *= 2
         for i in range(thread, tile, threads):
             if first + i < batch:
-                keys[t * batch + first + i] = room[i]
+                keys[t * batch + first + i] = peek(room, i)
 
     return Kernel(body, "float32", ("int32", "int64", "int", "int"))
 
@@ -96,18 +97,15 @@ def merge_runs(group, n_keys, turns):
     return Kernel(body, "float32", ("int64", "int64", "int", "int")), threads
 
 
-def sort_by_leaf(
-    stream: int, leaves: Any, batch: int, n_trees: int, take: Callable[[int, str], Any]
-) -> Any:
-    """Return the keys of all trees, sorted; `take(size, kind)` gives scratch."""
+def sort_by_leaf(call: Call, leaves: Any, batch: int, n_trees: int) -> Any:
+    """Return the keys of all trees, sorted."""
     tile = SMALL if batch <= SMALL else LARGE
-    keys = take(n_trees * batch, "int64")
-    n_tiles = -(-batch // tile)
-    sort_tiles(tile)(stream, (n_tiles, n_trees, 1), tile // 2, leaves, keys, batch, n_trees)
+    keys, grid = call.take(n_trees * batch, "int64"), (-(-batch // tile), n_trees, 1)
+    call(sort_tiles(tile), grid, tile // 2, leaves, keys, batch, n_trees)
     merge, threads = merge_runs(GROUP, MERGED, TURNS)
     run = tile
     while run < batch:
-        merged = take(n_trees * batch, "int64")
-        merge(stream, (-(-batch // MERGED), n_trees, 1), threads, keys, merged, run, batch)
+        merged = call.take(n_trees * batch, "int64")
+        call(merge, (-(-batch // MERGED), n_trees, 1), threads, keys, merged, run, batch)
         keys, run = merged, run * GROUP
     return keys

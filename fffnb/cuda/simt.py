@@ -72,6 +72,14 @@ if SIMULATED:
 
         return load, store
 
+    def peek(a, i):
+        """Return a[i]."""
+        return a[i]
+
+    def poke(a, i, value):
+        """Set a[i]."""
+        a[i] = value
+
     @helper
     def fetch_add(a, i, value):
         """Add to a[i], which other threads may do too, and return what it was."""
@@ -188,6 +196,27 @@ else:
             return types.void(a, types.int64, values, types.int64), generate
 
         return load, store
+
+    @intrinsic
+    def peek(typing, a, i):
+        """Return a[i] of an array; an index below zero is not looked for, which costs much."""
+
+        def generate(context, builder, signature, arguments):
+            place = _pointer(context, builder, signature.args[0], *arguments)
+            return builder.load(place)
+
+        return a.dtype(a, types.int64), generate
+
+    @intrinsic
+    def poke(typing, a, i, value):
+        """Set a[i] of an array, as `peek` returns it."""
+
+        def generate(context, builder, signature, arguments):
+            place = _pointer(context, builder, signature.args[0], *arguments[:2])
+            builder.store(arguments[2], place)
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, a.dtype), generate
 
     @intrinsic
     def fetch_add(typing, a, i, value):

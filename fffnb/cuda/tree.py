@@ -1,17 +1,18 @@
 """The tree on the GPU: the kernels of `tree_walk`, `tree_mix` and `tree_backward` put to work.
 
 Arguments are checked by the caller. Arrays are addresses of contiguous memory (flat arrays in the
-simulator) with one batch axis; a `Call` says on which stream kernels run and gives them scratch.
+simulator) with one batch axis; a `Call` says where kernels run and gives them scratch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from ..activations import IDENTITY
 from . import tree_mix
-from .launch import zero
+from .launch import Call, zero
 from .layer import SHARE, SMALL_SHARE, Layer
 from .order import sort_by_leaf
 from .rows import BLOCK as RUN_BLOCK
@@ -59,7 +60,7 @@ MIX_GROUPS = {1: 1, 2048: 2, 8192: 4}
 SLOPE_GROUPS = {1: 1, 8192: 4}
 
 #: Samples of a chunk whose rows one block sums.
-CHUNKS = {1: 8, 2048: 16, 8192: 64}
+CHUNKS = {1: 4, 512: 8, 2048: 16, 8192: 64, 16384: 128}
 
 #: Threads of a block that lists rows.
 LIST_BLOCK = 256
@@ -68,13 +69,6 @@ LIST_BLOCK = 256
 forced: Literal["walk", "sweep"] | None = None
 
 Operand = Any  # an address; a flat array in the simulator
-
-
-class Call(NamedTuple):
-    """Where kernels of a call run, and where their scratch comes from."""
-
-    stream: int
-    take: Callable[[int, str], Operand]
 
 
 class Rule(NamedTuple):
@@ -120,36 +114,50 @@ def choose(layer: Layer, batch: int, n_trees: int) -> Literal["walk", "sweep"]:
 
 
 def forward(
-    call: Call,
+    layer: Layer, batch: int, n_trees: int, device: int, *, traces: bool
+) -> tuple[Callable[..., None], bool]:
+    """Return run(...), a forward pass made ready, and whether it needs a trace.
+
+    ``run(call, x, nodes, bias, scores, leaves, y)`` writes y (batch, n_out) and, if it traces,
+    scores (batch, n_trees, depth) and leaves (batch, n_trees).
+    """
+    if choose(layer, batch, n_trees) == "sweep":
+        return functools.partial(_sweep, layer, batch), True
+    share = SMALL_SHARE if batch < LARGE_BATCH else SHARE
+    kernel, threads, teams = walk(layer, share, 0, traces)
+    start = kernel.bind(device, (-(-batch // teams), 1, 1), threads)
+
+    def run(call: Call, x: Operand, nodes: Operand, bias: Operand, *found: Operand) -> None:
+        scores, leaves, y = found
+        start(call.stream, x, nodes, bias, leaves, scores, leaves, y, batch, n_trees)
+
+    return run, traces
+
+
+def _sweep(
     layer: Layer,
+    batch: int,
+    call: Call,
     x: Operand,
     nodes: Operand,
     bias: Operand,
     scores: Operand,
     leaves: Operand,
     y: Operand,
-    batch: int,
-    n_trees: int,
 ) -> None:
-    """Write scores (batch, n_trees, depth), leaves (batch, n_trees) and y (batch, n_out)."""
-    arguments = scores, leaves, y, batch, n_trees
-    if choose(layer, batch, n_trees) == "walk":
-        kernel, threads, teams = walk(layer, SMALL_SHARE if batch < LARGE_BATCH else SHARE, 0)
-        grid = (-(-batch // teams), 1, 1)
-        kernel(call.stream, grid, threads, x, nodes, bias, leaves, *arguments)
-        return
+    """Go down one tree in two stages."""
     top = layer.depth // 2
     ranks, counts = call.take(batch, "int32"), call.take(1 << top, "int32")
     order = call.take(batch, "int32")
     zero(call.stream, counts, 4 << top)
     kernel, threads, teams = scout(layer, top)
     grid = (-(-batch // teams), 1, 1)
-    kernel(call.stream, grid, threads, x, nodes, bias, scores, leaves, ranks, counts, batch)
+    call(kernel, grid, threads, x, nodes, bias, scores, leaves, ranks, counts, batch)
     grid = (-(-batch // PLACED), 1, 1)
-    place(top, PLACED)(call.stream, grid, PLACED, leaves, ranks, counts, order, batch)
-    kernel, threads, teams = walk(layer, SHARE, top)
+    call(place(top, PLACED), grid, PLACED, leaves, ranks, counts, order, batch)
+    kernel, threads, teams = walk(layer, SHARE, top, True)
     grid = (-(-batch // teams), 1, 1)
-    kernel(call.stream, grid, threads, x, nodes, bias, order, *arguments)
+    call(kernel, grid, threads, x, nodes, bias, order, scores, leaves, y, batch, 1)
 
 
 def _mix(
@@ -170,27 +178,27 @@ def _mix(
     group = by_batch(MIX_GROUPS, batch)
     kernel, threads, samples = tree_mix.mix(layer, part, activation, group)
     grid = (-(-batch // samples), tree_mix.slices(n, layer.length, group)[0], 1)
-    kernel(call.stream, grid, threads, keys, leaves, coefs, nodes, out, batch, n_trees)
+    call(kernel, grid, threads, keys, leaves, coefs, nodes, out, batch, n_trees)
 
 
 def backward(
     call: Call,
     layer: Layer,
+    batch: int,
+    n_trees: int,
     grad_y: Operand,
     x: Operand,
     nodes: Operand,
     scores: Operand,
     leaves: Operand,
     grad_x: Operand,
-    batch: int,
-    n_trees: int,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
-    keys = sort_by_leaf(call.stream, leaves, batch, n_trees, call.take)
+    keys = sort_by_leaf(call, leaves, batch, n_trees)
     found = call.take(batch * n_trees * layer.depth, part_kind(layer))
     kernel, threads, samples = slopes(layer, by_batch(SLOPE_GROUPS, batch))
     grid = (-(-batch // samples), n_trees, 1)
-    kernel(call.stream, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
+    call(kernel, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
     _mix(call, layer, "x", IDENTITY, keys, leaves, found, nodes, grad_x, batch, n_trees)
     return Visits(keys, found, scores, x, grad_y, batch, n_trees)
 
@@ -206,12 +214,10 @@ def list_visits(call: Call, layer: Layer, visits: Visits, rows: Operand, count: 
     slots = call.take(n_trees * layer.depth * batch, "int64")
     counts = call.take(n_trees * layer.depth, "int64")
     grid = (layer.depth, n_trees, 1)
-    number_runs(RUN_BLOCK)(
-        call.stream, grid, RUN_BLOCK, visits.keys, slots, counts, batch, layer.depth
-    )
+    call(number_runs(RUN_BLOCK), grid, RUN_BLOCK, visits.keys, slots, counts, batch, layer.depth)
     places = n_places(layer.depth, batch, n_trees)
-    list_rows(LIST_BLOCK)(
-        call.stream,
+    call(
+        list_rows(LIST_BLOCK),
         (-(-batch // LIST_BLOCK), layer.depth, n_trees),
         LIST_BLOCK,
         visits.keys,
@@ -245,8 +251,8 @@ def update(
 ) -> None:
     """Take one optimiser step on each visited row of `nodes`; `bias` receives its gradient."""
     if rule.kind == ADAMW:
-        count_visits(LIST_BLOCK)(
-            call.stream,
+        call(
+            count_visits(LIST_BLOCK),
             (-(-visits.batch // LIST_BLOCK), layer.depth, visits.n_trees),
             LIST_BLOCK,
             visits.keys,
@@ -274,9 +280,9 @@ def _step(
     parts = call.take(2 * n_trees * n_chunks * layer.depth * n_columns(layer), part_kind(layer))
     slots = slots if sparse else visits.keys
     kernel, threads = step_chunks(layer, rule.kind, chunk, sparse)
-    kernel(
-        call.stream,
-        (n_chunks, chunk_columns(layer)[0], n_trees),
+    call(
+        kernel,
+        (n_chunks, chunk_columns(layer, chunk)[0], n_trees),
         threads,
         visits.keys,
         visits.slopes,
@@ -294,8 +300,8 @@ def _step(
     if n_chunks == 1:
         return
     kernel, threads, blocks = step_parts(layer, rule.kind, chunk, sparse)
-    kernel(
-        call.stream,
+    call(
+        kernel,
         (n_chunks, n_trees * layer.depth, blocks),
         threads,
         visits.keys,
@@ -316,11 +322,12 @@ def update_bias(
     n_rows = n_places(layer.depth, visits.batch, visits.n_trees)
     rows, count = call.take(n_rows, "int64"), call.take(1, "int64")
     list_visits(call, layer, visits, rows, count)
-    step_rows(call, layer.kind, 1, bias, rows, gradient, n_rows, 1, rule, by_place=False)
+    step_rows(call, rule, layer.kind, 1, bias, rows, gradient, n_rows, 1, by_place=False)
 
 
 def step_rows(
     call: Call,
+    rule: Rule,
     kind: str,
     length: int,
     table: Operand,
@@ -328,7 +335,6 @@ def step_rows(
     gradients: Operand,
     n_rows: int,
     width: int,
-    rule: Rule,
     *,
     by_place: bool = True,
 ) -> None:
@@ -338,6 +344,6 @@ def step_rows(
     """
     if rule.kind == ADAMW:
         grid = (-(-n_rows // BLOCK), 1, 1)
-        count_rows()(call.stream, grid, BLOCK, rows, rule.steps, n_rows)
+        call(count_rows(), grid, BLOCK, rows, rule.steps, n_rows)
     kernel, grid = update_rows(rule.kind, kind, length, by_place), (n_rows, 1, 1)
-    kernel(call.stream, grid, BLOCK, table, rows, gradients, width, *rule.arguments())
+    call(kernel, grid, BLOCK, table, rows, gradients, width, *rule.arguments())

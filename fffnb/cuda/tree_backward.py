@@ -18,12 +18,12 @@ from numba import cuda, int32, int64
 from .launch import Kernel
 from .layer import FEWEST, Layer, team_of
 from .order import SAMPLE
-from .simt import REAL, dot_of, helper, mover, row_movers, share_of, team_sum
+from .simt import BYTES, REAL, dot_of, helper, mover, peek, poke, row_movers, share_of, team_sum
 from .tree_walk import activate, derivative
 from .update import RULE, row_step
 
 #: Threads that share the chunks of a row when parts are summed, if these are more than a few.
-PARTS, FEW_PARTS = 8, 8
+PARTS, FEW_PARTS = 8, 256
 
 #: Samples that a thread reads ahead of those that it sums, and the one at hand.
 AHEAD = 4
@@ -34,8 +34,8 @@ TOGETHER = 4
 #: Threads of a block that sums columns, at most.
 BLOCK = 256
 
-#: Bytes of shared memory in which the threads of a block hand over sums, at most.
-HANDED = 36_864
+#: Bytes of shared memory of a block, at most.
+SHARED = 45_056
 
 
 @functools.cache
@@ -88,9 +88,11 @@ def n_columns(layer: Layer) -> int:
     return layer.width + (layer.length if layer.has_bias else 0)
 
 
-def chunk_columns(layer: Layer) -> tuple[int, int]:
+def chunk_columns(layer: Layer, chunk: int) -> tuple[int, int]:
     """Return the blocks that share the columns of a chunk, and the threads of each."""
-    most = HANDED // (layer.depth * layer.length * REAL[layer.kind].bitwidth // 8)
+    size = BYTES[part_kind(layer)]
+    room = SHARED - chunk * (2 * layer.depth * size + 16)  # less weights, samples, leaves
+    most = room // (layer.depth * layer.length * size)
     vectors = n_columns(layer) // layer.length
     blocks = -(-vectors // min(BLOCK, most // FEWEST * FEWEST))
     return blocks, -(-vectors // (blocks * FEWEST)) * FEWEST
@@ -109,7 +111,7 @@ def step_chunks(layer, rule, chunk, sparse):
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_in, n_out, n_nodes, mask = layer.n_in, layer.n_out, layer.n_nodes, SAMPLE
     activation, stride = layer.activation, n_columns(layer)
-    _, threads = chunk_columns(layer)
+    _, threads = chunk_columns(layer, chunk)
     n_weights, n_sums, n_handed = 2 * chunk * depth, depth * length, depth * length * threads
     ahead, n_values, together = AHEAD, AHEAD * length, TOGETHER
     n_state, n_states = 3 * length, 3 * length * TOGETHER
@@ -164,13 +166,13 @@ def step_chunks(layer, rule, chunk, sparse):
         begin, end = c * chunk, min(batch, (c + 1) * chunk)
         for i in range(thread, end - begin, threads):
             key = keys[t * batch + begin + i]
-            samples[i] = key & mask
-            leaves[i] = key >> 32
+            poke(samples, i, key & mask)
+            poke(leaves, i, key >> 32)
         cuda.syncthreads()
         for i in range(thread, (end - begin) * depth, threads):
-            visit = (samples[i // depth] * n_trees + t) * depth + i % depth
-            weights[i] = slopes[visit]
-            weights[chunk * depth + i] = activate(activation, scores[visit])
+            visit = (peek(samples, i // depth) * n_trees + t) * depth + i % depth
+            poke(weights, i, slopes[visit])
+            poke(weights, chunk * depth + i, real(activate(activation, scores[visit])))
         cuda.syncthreads()
         if column >= stride:
             return
@@ -181,19 +183,19 @@ def step_chunks(layer, rule, chunk, sparse):
             values[k] = real(1)  # the bias has this input
         for u in range(1, ahead):
             if begin + u - 1 < end:
-                fetch(x, grad_y, samples[u - 1], column, values, u * length)
+                fetch(x, grad_y, peek(samples, u - 1), column, values, u * length)
         before = int64(-1)
         if begin > 0:
             before = keys[t * batch + begin - 1] >> 32
-        last = leaves[0]
+        last = peek(leaves, 0)
         for i in range(begin, end + 1):
             leaf = int64(-1)
             if i < end:
-                leaf = leaves[i - begin]
+                leaf = peek(leaves, i - begin)
                 for k in range(n_values - length):
                     values[k] = values[k + length]
                 if i + ahead - 1 < end:
-                    sample = samples[i - begin + ahead - 1]
+                    sample = peek(samples, i - begin + ahead - 1)
                     fetch(x, grad_y, sample, column, values, n_values - length)
             elif i < batch:
                 leaf = keys[t * batch + i] >> 32
@@ -207,7 +209,7 @@ def step_chunks(layer, rule, chunk, sparse):
                     if level >= lowest:
                         for k in range(length):
                             j = level * length + k
-                            handed[j * threads + thread] = sums[j]
+                            poke(handed, j * threads + thread, sums[j])
                             sums[j] = real(0)
                 for level in range(depth - 1, lowest - 1, -together):
                     for u in range(together):  # all reads first
@@ -226,7 +228,8 @@ def step_chunks(layer, rule, chunk, sparse):
                     for u in range(together):
                         if level - u >= lowest:
                             for k in range(length):
-                                gradient[k] = handed[((level - u) * length + k) * threads + thread]
+                                j = (level - u) * length + k
+                                gradient[k] = peek(handed, j * threads + thread)
                             if rows[u] < 0:
                                 put_part(parts, places[u], gradient, 0)
                             elif column >= width:
@@ -252,7 +255,7 @@ def step_chunks(layer, rule, chunk, sparse):
                 last = leaf
             if i < end:
                 for level in range(depth):
-                    weight = weights[side + (i - begin) * depth + level]
+                    weight = peek(weights, side + (i - begin) * depth + level)
                     for k in range(length):
                         sums[level * length + k] += weight * values[k]
 
@@ -267,7 +270,7 @@ def step_parts(layer, rule, chunk, sparse):
     read, write = row_step(rule, layer.kind, layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_nodes, stride = layer.n_nodes, n_columns(layer)
-    shares, few, ahead = PARTS, FEW_PARTS, AHEAD
+    shares, few, ahead = PARTS, FEW_PARTS, 2 * AHEAD
     threads = FEWEST * PARTS
     blocks = -(-stride // (threads * layer.length))
     n_room, n_values, n_state = threads * length, ahead * length, 3 * length
@@ -334,11 +337,11 @@ def step_parts(layer, rule, chunk, sparse):
             if n_shares > 1:
                 cuda.syncthreads()
                 for k in range(length):
-                    room[k * threads + thread] = sums[k]
+                    poke(room, k * threads + thread, sums[k])
                 cuda.syncthreads()
                 for k in range(length):
                     for i in range(1, n_shares):
-                        sums[k] += room[k * threads + (i * lanes + thread) % threads]
+                        sums[k] += peek(room, k * threads + (i * lanes + thread) % threads)
             if own == 0 and column < stride:
                 at = row * width + column
                 if column >= width:

@@ -12,7 +12,7 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import BLOCK, FEWEST
 from .order import SAMPLE
-from .simt import REAL, row_movers
+from .simt import REAL, peek, poke, row_movers
 from .tree_walk import activate
 
 #: Numbers of a row that a thread holds, and of outputs, at most.
@@ -57,21 +57,22 @@ def mix(layer, part, activation, group):
                 level, g = i // group, i % group
                 visit = (keys[min(first + g, batch - 1)] & mask) * n_trees + t
                 node = (1 << level) - 1 + (leaves[visit] >> (depth - level))
-                starts[base + i] = (t * n_nodes + node) * width + offset
-                weights[base + i] = activate(activation, coefs[visit * depth + level])
+                poke(starts, base + i, (t * n_nodes + node) * width + offset)
+                coef = activate(activation, coefs[visit * depth + level])
+                poke(weights, base + i, real(coef))
             cuda.syncthreads()
             for level in range(0, depth, ahead):
                 last = int64(-1)
                 for g in range(group):
                     for u in range(ahead):
                         if level + u < depth:
-                            start = starts[base + (level + u) * group + g]
+                            start = peek(starts, base + (level + u) * group + g)
                             if start != last or ahead > 1:
                                 fetch(nodes, start, column, lane, rows, u * share)
                                 last = start
                     for u in range(ahead):
                         if level + u < depth:
-                            weight = weights[base + (level + u) * group + g]
+                            weight = peek(weights, base + (level + u) * group + g)
                             for j in range(share):
                                 sums[g * share + j] += weight * rows[u * share + j]
         for g in range(group):

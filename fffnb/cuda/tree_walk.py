@@ -25,8 +25,10 @@ PLACED = 256
 
 
 @functools.cache
-def walk(layer, share, top):
-    """Return the kernel that writes scores, leaves and y; a thread holds `share` numbers or less.
+def walk(layer, share, top, traces):
+    """Return the kernel that writes y and, if it `traces`, scores and leaves.
+
+    A thread holds `share` numbers of a row, or less, as far as teams may grow.
 
     With `top` levels scouted, the samples go in `order`, and `leaves` says which subtree each has
     reached.
@@ -46,7 +48,7 @@ def walk(layer, share, top):
         own = cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes
         place = min(own, batch - 1)  # threads beyond the batch take part in barriers
         sample = int64(order[place]) if top else place
-        shown = own == place and lane == 0
+        shown = traces and own == place and lane == 0
         inputs = cuda.local.array(share_in, real)
         row = cuda.local.array(share_in, real)
         outputs = cuda.local.array(share_out, real)

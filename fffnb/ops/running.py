@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .. import cuda
@@ -33,13 +31,17 @@ class Scratch:
     def __init__(self, kind: Kind, like: Any, device: int, stream: int) -> None:
         self.kind, self.like = kind, like
         self.key = (kind.name, device, stream)
-        self.used = 0
+        self.used = -1  # nothing was taken
         self.more: list[Any] = []
-        self.capturing = cuda.launch.is_capturing(stream)
-        self.room = None if self.capturing else _rooms.of.get(self.key)
+        self.capturing = False
+        self.room: tuple[Any, int, int] | None = None
 
     def take(self, size: int, dtype: str) -> Any:
         """Return the address of `size` numbers."""
+        if self.used < 0:
+            self.used = 0
+            self.capturing = cuda.launch.is_capturing(self.key[2])
+            self.room = None if self.capturing else _rooms.of.get(self.key)
         if cuda.launch.SIMULATED:
             return self.kind.address(self.kind.empty((max(size, 1),), dtype, self.like))
         n_bytes, at = size * BYTES[dtype], self.used
@@ -59,11 +61,20 @@ class Scratch:
             _rooms.of[self.key] = room, self.kind.address(room), self.used
 
 
-@contextmanager
-def running(kind: Kind, like: Any, device: int) -> Iterator[Any]:
-    """Yield the `Call` by which kernels run on the current stream of a device."""
-    stream = kind.stream(device)
-    with cuda.launch.on_device(device):
-        scratch = Scratch(kind, like, device, stream)
-        yield cuda.tree.Call(stream, scratch.take)
-        scratch.close()
+class Running:
+    """Context in which kernels run on the current stream of a device; enters as a `Call`."""
+
+    def __init__(self, kind: Kind, like: Any, device: int) -> None:
+        self.kind, self.like, self.device = kind, like, device
+
+    def __enter__(self) -> Any:
+        """Make the device current."""
+        self.before = cuda.launch.enter(self.device)
+        stream = self.kind.stream(self.device)
+        self.scratch = Scratch(self.kind, self.like, self.device, stream)
+        return cuda.launch.Call(self.device, stream, self.scratch.take)
+
+    def __exit__(self, *error: object) -> None:
+        """Keep the scratch for the next call."""
+        self.scratch.close()
+        cuda.launch.leave(self.before)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from .. import cuda
-from ..activations import ACTIVATIONS
-from .arrays import output_width
-from .device import BYTES, Kind, View, view
+from .device import BYTES, Kind, view
 from .rules import RowGradient, UpdateRule
-from .running import running
-from .trace import Gradients, Trace, activation_code
+from .running import Running
+from .trace import Gradients, Trace, activation_code, check_origin
 from .views import (
-    Passed,
-    Table,
+    Plan,
+    backward_plan,
     check_bias,
     check_device_rule,
-    check_out,
-    check_passed,
-    check_samples,
-    check_table,
     check_updatable,
+    forward_plan,
     real_of,
     vector_length,
 )
@@ -38,59 +35,73 @@ def forward(
     return_trace: bool,
 ) -> Any:
     """Do what `fff_forward` says."""
-    table = check_table(kind, nodes)
-    samples = check_samples("x", x, table)
-    lead, n_in = samples.shape[:-1], samples.shape[-1]
-    width, code = output_width(n_in, table.shape, n_out), activation_code(activation)
-    biases = None if bias is None else check_bias(bias, table)
+    if type(activation) is not str:
+        activation_code(activation)
+    facts = kind.facts
+    of_bias = None if bias is None else facts(bias)
+    of_out = None if out is None else facts(out)
+    plan = forward_plan(kind, facts(x), facts(nodes), of_bias, of_out, activation, n_out)
+    table, batch = plan.table, plan.batch
+    x_at, nodes_at = kind.address(x), kind.address(nodes)
+    bias_at = nodes_at if bias is None else kind.address(bias)
     if out is None:
-        out = kind.empty((*lead, width), table.dtype, nodes)
-        target = view("out", out, kind)
+        out = kind.empty((*plan.lead, plan.n_out), table.dtype, nodes)
+        out_at = kind.address(out)
     else:
-        target = check_out(out, (*lead, width), table, x=samples, bias=biases)
-    batch, n_trees, real = math.prod(lead), table.shape[0], real_of(table.dtype)
+        out_at = kind.address(out)
+        plan.check_apart(out_at, x_at, nodes_at, bias_at)
+    n_trees, real = table.shape[0], plan.real
     if return_trace:
-        scores = kind.empty((*lead, n_trees, table.depth), real, nodes)
-        leaves = kind.empty((*lead, n_trees), "int32", nodes)
+        scores = kind.empty((*plan.lead, n_trees, table.depth), real, nodes)
+        leaves = kind.empty((*plan.lead, n_trees), "int32", nodes)
     if batch > 0:
-        layer = _layer(table, n_in, code, biases is not None, samples, target)
-        with running(kind, nodes, table.device) as call:
+        layer = plan.layer(x_at, nodes_at, out_at)
+        arguments = layer, batch, n_trees, table.device, return_trace, cuda.tree.forced
+        run, needs_trace = _prepared(*arguments)
+        with Running(kind, nodes, table.device) as call:
+            found = out_at, out_at
             if return_trace:
                 found = kind.address(scores), kind.address(leaves)
-            else:
+            elif needs_trace:
                 n_visits = batch * n_trees
                 found = call.take(n_visits * table.depth, real), call.take(n_visits, "int32")
-            fixed = samples.address, table.view.address, (biases or table.view).address
-            cuda.tree.forward(call, layer, *fixed, *found, target.address, batch, n_trees)
+            run(call, x_at, nodes_at, bias_at, *found, out_at)
     if not return_trace:
         return out
-    return out, Trace(scores, leaves, activation, bias is not None, table.shape, n_in)
+    return out, Trace(scores, leaves, activation, bias is not None, table.shape, plan.n_in)
+
+
+@functools.lru_cache(1024)
+def _prepared(
+    layer: Any, batch: int, n_trees: int, device: int, traces: bool, forced: str | None
+) -> tuple[Callable[..., None], bool]:
+    """Return the forward pass of a layer made ready; `forced` is that of `cuda.tree`."""
+    return cuda.tree.forward(layer, batch, n_trees, device, traces=traces)
 
 
 def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: bool) -> Gradients:
     """Do what `fff_backward` says."""
-    table = check_table(kind, nodes)
-    passed = check_passed(grad_y, x, trace, table)
-    (n_trees, n_nodes, width), batch = table.shape, passed.batch
+    plan = _planned(kind, grad_y, x, nodes, trace)
+    table, batch = plan.table, plan.batch
+    (n_trees, n_nodes, width), real = table.shape, real_of(table.dtype)
     lead: tuple[int, ...] = (n_trees, n_nodes)
     if sparse:
         lead = (cuda.tree.n_places(table.depth, batch, n_trees),)
         rows, count = kind.empty(lead, "int64", nodes), kind.empty((1,), "int64", nodes)
     values = kind.empty((*lead, width), table.dtype, nodes)
-    bias = kind.empty(lead, real_of(table.dtype), nodes) if trace.has_bias else None
-    grad_x = kind.empty(passed.x.shape, table.dtype, nodes)
-    with running(kind, nodes, table.device) as call:
+    bias = kind.empty(lead, real, nodes) if trace.has_bias else None
+    grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
+    with Running(kind, nodes, table.device) as call:
         target, slots = kind.address(values), None
         biases = target if bias is None else kind.address(bias)
         if sparse:
             cuda.launch.zero(call.stream, kind.address(count), BYTES["int64"])
         else:
-            cuda.launch.zero(call.stream, target, table.n_rows * width * BYTES[table.dtype])
+            cuda.launch.zero(call.stream, target, table.n_bytes)
             if bias is not None:
-                n_bytes = table.n_rows * BYTES[real_of(table.dtype)]
-                cuda.launch.zero(call.stream, biases, n_bytes)
+                cuda.launch.zero(call.stream, biases, table.n_rows * BYTES[real])
         if batch > 0:
-            layer, visits = _visits(call, table, passed, trace, kind.address(grad_x))
+            layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
             if sparse:
                 listed = kind.address(rows), kind.address(count)
                 slots = cuda.tree.list_visits(call, layer, visits, *listed)
@@ -112,39 +123,38 @@ def backward_update(
     bias_rule: UpdateRule | None,
 ) -> Any:
     """Do what `fff_backward_update` says."""
-    table = check_table(kind, nodes)
-    check_updatable("nodes", table.view)
-    place = kind, table.device
-    nodes_rule = check_device_rule(rule, "rule", table.view, table.n_rows, *place)
-    biases = None
+    plan = _planned(kind, grad_y, x, nodes, trace)
+    table, biases = plan.table, None
+    check_updatable("nodes", table.dtype)
+    nodes_rule = check_device_rule(rule, "rule", nodes, table.shape, kind)
     if bias is not None and bias_rule is not None:
-        if not isinstance(trace, Trace) or not trace.has_bias:
+        if not trace.has_bias:
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
-        biases = check_bias(bias, table)
-        step = check_device_rule(bias_rule, "bias_rule", biases, table.n_rows, *place)
-    passed = check_passed(grad_y, x, trace, table)
-    grad_x = kind.empty(passed.x.shape, table.dtype, nodes)
-    if passed.batch == 0:
+        biases = check_bias(bias, kind, table)
+        step = check_device_rule(bias_rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
+    grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
+    if plan.batch == 0:
         return grad_x
-    with running(kind, nodes, table.device) as call:
-        layer, visits = _visits(call, table, passed, trace, kind.address(grad_x))
+    with Running(kind, nodes, table.device) as call:
+        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
+        target = kind.address(nodes)
         if biases is None:
             layer = layer._replace(has_bias=False)
-            cuda.tree.update(call, layer, visits, table.view.address, biases, nodes_rule)
+            cuda.tree.update(call, layer, visits, target, None, nodes_rule)
         else:
             gradient = call.take(table.n_rows, table.dtype)
-            cuda.tree.update(call, layer, visits, table.view.address, gradient, nodes_rule)
-            cuda.tree.update_bias(call, layer, visits, biases.address, gradient, step)
+            cuda.tree.update(call, layer, visits, target, gradient, nodes_rule)
+            cuda.tree.update_bias(call, layer, visits, biases, gradient, step)
     return grad_x
 
 
 def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateRule) -> None:
     """Do what `fffnb.update_rows` says."""
-    table = view("parameter", parameter, kind)
-    check_updatable("parameter", table)
-    device = kind.device(parameter)
-    rows = view("gradient.rows", gradient.rows, kind, device)
-    values = view("gradient.values", gradient.values, kind, device)
+    facts = kind.facts
+    table, device = view("parameter", facts(parameter), kind), kind.device(parameter)
+    check_updatable("parameter", table.dtype)
+    rows = view("gradient.rows", facts(gradient.rows), kind, device)
+    values = view("gradient.values", facts(gradient.values), kind, device)
     if rows.dtype != "int64" or values.dtype != table.dtype:
         raise TypeError(
             f"gradient must hold int64 rows and {table.dtype} values, "
@@ -162,35 +172,43 @@ def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateR
             f"got {values.shape}"
         )
     n_rows = math.prod(table.shape) // width
-    step = check_device_rule(rule, "rule", table, n_rows, kind, device)
+    step = check_device_rule(rule, "rule", parameter, (n_rows, width), kind)
     if rows.shape[0] > 0:
-        length = vector_length(table.dtype, (width,), table, values)
-        arrays = table.address, rows.address, values.address
-        with running(kind, parameter, device) as call:
-            cuda.tree.step_rows(call, table.dtype, length, *arrays, rows.shape[0], width, step)
+        arrays = [kind.address(part) for part in (parameter, gradient.rows, gradient.values)]
+        offset = 0 if cuda.launch.SIMULATED else (arrays[0] | arrays[2]) & 15
+        length = vector_length(table.dtype, (width,), offset)
+        with Running(kind, parameter, device) as call:
+            table_at, rows_at, values_at = arrays
+            cuda.tree.step_rows(
+                call,
+                step,
+                table.dtype,
+                length,
+                table_at,
+                rows_at,
+                values_at,
+                rows.shape[0],
+                width,
+            )
 
 
-def _visits(call: Any, table: Table, passed: Passed, trace: Trace, grad_x: Any) -> tuple[Any, Any]:
+def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace) -> Plan:
+    """Return the plan of a backward pass."""
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
+    facts = [kind.facts(part) for part in (grad_y, x, nodes, trace.scores, trace.leaves)]
+    activation_code(trace.activation)
+    plan = backward_plan(kind, *facts, trace.activation, trace.has_bias)
+    check_origin(trace, plan.table.shape, plan.n_in)
+    return plan
+
+
+def _visits(
+    call: Any, kind: Kind, plan: Plan, grad_y: Any, x: Any, nodes: Any, trace: Trace, grad_x: Any
+) -> tuple[Any, Any]:
     """Write grad_x, and return the layer and the visits of its nodes."""
-    code = ACTIVATIONS.index(trace.activation)
-    layer = _layer(table, trace.n_in, code, trace.has_bias, passed.x, passed.grad_y)
-    visits = cuda.tree.backward(
-        call,
-        layer,
-        passed.grad_y.address,
-        passed.x.address,
-        table.view.address,
-        passed.scores.address,
-        passed.leaves.address,
-        grad_x,
-        passed.batch,
-        table.shape[0],
-    )
+    arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x
+    addresses = [kind.address(array) for array in arrays]
+    layer = plan.layer(*addresses[:3], addresses[5])
+    visits = cuda.tree.backward(call, layer, plan.batch, plan.table.shape[0], *addresses)
     return layer, visits
-
-
-def _layer(table: Table, n_in: int, code: int, has_bias: bool, *moved: View) -> Any:
-    """Return the constants of a layer's kernels, which move the table and other arrays."""
-    n_out = table.shape[2] - n_in
-    length = vector_length(table.dtype, (n_in, n_out), table.view, *moved)
-    return cuda.tree.Layer(table.dtype, n_in, n_out, table.depth, code, has_bias, length)

@@ -1,19 +1,28 @@
-"""Checks of device arrays before any kernel runs: the arguments of `ops.tree_cuda`."""
+"""Checks of device arrays before any kernel runs, made from their facts alone.
+
+So that a call on arrays like those of an earlier one need not be checked again, what is found is
+kept: `forward_plan` and `backward_plan` are functions of hashable facts.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 from .. import cuda
+from ..activations import ACTIVATIONS
 from .arrays import check_nodes_shape, output_width
 from .device import BYTES, Kind, View, view
 from .rules import UpdateRule, check_rule
-from .trace import Trace, check_origin
-
-MOMENTS = ("mean", "variance")
+from .trace import activation_code
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
+MOMENTS = ("mean", "variance")
+INPUTS = ("x", "nodes", "bias")
+
+#: Kinds of calls of which the checks are kept.
+KEPT = 1024
 
 
 def real_of(dtype: str) -> str:
@@ -24,49 +33,189 @@ def real_of(dtype: str) -> str:
 class Table(NamedTuple):
     """Nodes, checked."""
 
-    view: View
+    shape: tuple[int, int, int]
+    dtype: str
     depth: int
-    kind: Kind
     device: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(n_trees, n_nodes, n_in + n_out)."""
-        n_trees, n_nodes, width = self.view.shape
-        return n_trees, n_nodes, width
-
-    @property
-    def dtype(self) -> str:
-        """In which the numbers are stored."""
-        return self.view.dtype
 
     @property
     def n_rows(self) -> int:
         """Rows of all trees."""
         return self.shape[0] * self.shape[1]
 
-
-def check_table(kind: Kind, nodes: Any) -> Table:
-    """Return nodes with their depth and device."""
-    depth = check_nodes_shape(tuple(nodes.shape))
-    found = view("nodes", nodes, kind)
-    if found.dtype not in FLOATS:
-        raise TypeError(f"nodes must be one of {', '.join(FLOATS)}, got {found.dtype}")
-    return Table(found, depth, kind, kind.device(nodes))
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the nodes."""
+        return BYTES[self.dtype] * math.prod(self.shape)
 
 
-def check_updatable(name: str, found: View) -> None:
-    """Refuse to update what is stored in 16 bits, or is no float."""
-    if found.dtype not in ("float32", "float64"):
+class Plan(NamedTuple):
+    """A call of which the arguments are checked."""
+
+    table: Table
+    lead: tuple[int, ...]
+    batch: int
+    n_in: int
+    n_out: int
+    activation: int
+    has_bias: bool
+
+    @property
+    def real(self) -> str:
+        """The dtype in which kernels compute."""
+        return real_of(self.table.dtype)
+
+    def layer(self, *addresses: Any) -> Any:
+        """Return the constants of kernels that move arrays which start at these addresses."""
+        mask = 0
+        if not cuda.launch.SIMULATED:
+            for address in addresses:
+                mask |= address
+        return _layer(self, mask & 15)
+
+    def check_apart(self, out: Any, x: Any, nodes: Any, bias: Any) -> None:
+        """Refuse an output that lies over an input, all given by their addresses."""
+        if cuda.launch.SIMULATED:
+            return
+        sizes = _sizes(self)
+        stop = out + sizes[0]
+        for name, address, size in zip(INPUTS, (x, nodes, bias), sizes[1:], strict=True):
+            if out < address + size and address < stop:
+                raise ValueError(f"out must not overlap {name}, got arrays that share memory")
+
+
+@functools.lru_cache(KEPT)
+def _sizes(plan: Plan) -> tuple[int, int, int, int]:
+    """Return the bytes of out, x, nodes and bias."""
+    size = BYTES[plan.table.dtype] * plan.batch
+    of_bias = plan.table.n_rows * BYTES[plan.real] if plan.has_bias else 0
+    return size * plan.n_out, size * plan.n_in, plan.table.n_bytes, of_bias
+
+
+@functools.lru_cache(KEPT)
+def _layer(plan: Plan, offset: int) -> Any:
+    """Return the constants of kernels whose arrays start `offset` bytes after a multiple of 16."""
+    dtype = plan.table.dtype
+    length = vector_length(dtype, (plan.n_in, plan.n_out), offset)
+    sizes = plan.n_in, plan.n_out, plan.table.depth
+    return cuda.tree.Layer(dtype, *sizes, plan.activation, plan.has_bias, length)
+
+
+def vector_length(dtype: str, sizes: tuple[int, ...], offset: int) -> int:
+    """Return how many numbers kernels move at once in rows of these sizes."""
+    length = int(cuda.tree.vector_length(dtype, *sizes))
+    while offset % (length * BYTES[dtype]):
+        length //= 2
+    return length
+
+
+@functools.lru_cache(KEPT)
+def forward_plan(
+    kind: Kind, x: Any, nodes: Any, bias: Any, out: Any, activation: str, n_out: int | None
+) -> Plan:
+    """Return the plan of a forward pass on arrays with these facts; None is no array."""
+    table = _table(kind, nodes)
+    samples = _samples("x", x, kind, table)
+    lead, n_in = samples.shape[:-1], samples.shape[-1]
+    width, code = output_width(n_in, table.shape, n_out), activation_code(activation)
+    if bias is not None:
+        _bias(bias, kind, table)
+    if out is not None:
+        target = view("out", out, kind, table.device)
+        if target.dtype != table.dtype:
+            raise TypeError(f"out must have the dtype of nodes, {table.dtype}, got {target.dtype}")
+        _shaped("out", target, (*lead, width), "that of the output")
+    return Plan(table, lead, math.prod(lead), n_in, width, code, bias is not None)
+
+
+@functools.lru_cache(KEPT)
+def backward_plan(
+    kind: Kind,
+    grad_y: Any,
+    x: Any,
+    nodes: Any,
+    scores: Any,
+    leaves: Any,
+    activation: str,
+    has_bias: bool,
+) -> Plan:
+    """Return the plan of a backward pass on arrays with these facts."""
+    table = _table(kind, nodes)
+    samples = _samples("x", x, kind, table)
+    lead, n_in = samples.shape[:-1], samples.shape[-1]
+    width = output_width(n_in, table.shape, None)
+    grads = _samples("grad_y", grad_y, kind, table)
+    _shaped("grad_y", grads, (*lead, width), "that of the output of x and nodes")
+    found = view("trace.scores", scores, kind, table.device)
+    ends = view("trace.leaves", leaves, kind, table.device)
+    real = real_of(table.dtype)
+    if found.dtype != real or ends.dtype != "int32":
         raise TypeError(
-            f"{name} must be float32 or float64 to be updated in place, got {found.dtype}: "
+            f"trace must hold {real} scores and int32 leaves, got {found.dtype}, {ends.dtype}"
+        )
+    shape = (*lead, table.shape[0], table.depth)
+    _shaped("trace.scores", found, shape, "leading axes of x, trees, depth")
+    _shaped("trace.leaves", ends, shape[:-1], "leading axes of x, trees")
+    code = ACTIVATIONS.index(activation)
+    return Plan(table, lead, math.prod(lead), n_in, width, code, has_bias)
+
+
+def check_updatable(name: str, dtype: str) -> None:
+    """Refuse to update what is stored in 16 bits, or is no float."""
+    if dtype not in ("float32", "float64"):
+        raise TypeError(
+            f"{name} must be float32 or float64 to be updated in place, got {dtype}: "
             "keep float32 weights, and convert them for the forward pass"
         )
 
 
-def check_samples(name: str, array: Any, table: Table) -> View:
+def check_bias(bias: Any, kind: Kind, table: Table) -> Any:
+    """Return the address of a bias that fits nodes."""
+    _bias(kind.facts(bias), kind, table)
+    return kind.address(bias)
+
+
+def check_device_rule(
+    rule: UpdateRule, name: str, parameter: Any, shape: tuple[int, ...], kind: Kind
+) -> Any:
+    """Return a rule as kernels take it, checked against a parameter of rows of this shape."""
+    numbers = check_rule(rule, name)
+    _, dtype, _, device, *_ = kind.facts(parameter)
+    dtype = kind.dtype(dtype)
+
+    def state(key: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        array, label = rule.state.get(key), f"{name}.state[{key!r}]"
+        found = view(label, kind.facts(array), kind, device)
+        if found.dtype != dtype:
+            raise TypeError(f"{label} must be {dtype}, got {found.dtype}")
+        _shaped(label, found, shape, "that of the parameter")
+        return kind.address(array)
+
+    unused = kind.address(parameter)
+    whole = tuple(parameter.shape)
+    if rule.kind == "adamw":
+        mean, variance = (state(key, dtype, whole) for key in MOMENTS)
+        steps = state("steps", "int64", (math.prod(shape[:-1]),))
+        return cuda.tree.Rule(cuda.tree.ADAMW, mean, variance, steps, numbers)
+    if rule.numbers["momentum"] != 0:
+        velocity = state("momentum", dtype, whole)
+        return cuda.tree.Rule(cuda.tree.MOMENTUM, velocity, unused, unused, numbers)
+    return cuda.tree.Rule(cuda.tree.SGD, unused, unused, unused, numbers)
+
+
+def _table(kind: Kind, nodes: Any) -> Table:
+    """Return nodes with their depth and device."""
+    depth = check_nodes_shape(tuple(nodes[0]))
+    found = view("nodes", nodes, kind)
+    if found.dtype not in FLOATS:
+        raise TypeError(f"nodes must be one of {', '.join(FLOATS)}, got {found.dtype}")
+    n_trees, n_nodes, width = found.shape
+    return Table((n_trees, n_nodes, width), found.dtype, depth, nodes[3])
+
+
+def _samples(name: str, array: Any, kind: Kind, table: Table) -> View:
     """Return an input (..., n) that has the dtype of the nodes."""
-    rows = view(name, array, table.kind, table.device)
+    rows = view(name, array, kind, table.device)
     if rows.dtype != table.dtype:
         raise TypeError(f"{name} must have the dtype of nodes, {table.dtype}, got {rows.dtype}")
     if not rows.shape or rows.shape[-1] == 0:
@@ -74,97 +223,16 @@ def check_samples(name: str, array: Any, table: Table) -> View:
     return rows
 
 
-def check_bias(bias: Any, table: Table) -> View:
-    """Return a bias that fits nodes."""
-    found = view("bias", bias, table.kind, table.device)
+def _bias(bias: Any, kind: Kind, table: Table) -> None:
+    """Refuse a bias that does not fit nodes."""
+    found = view("bias", bias, kind, table.device)
     real = real_of(table.dtype)
     if found.dtype != real:
         raise TypeError(f"bias must be {real} for nodes of {table.dtype}, got {found.dtype}")
-    return check_view("bias", found, table.shape[:2], "n_trees and n_nodes of nodes")
+    _shaped("bias", found, table.shape[:2], "n_trees and n_nodes of nodes")
 
 
-def check_view(name: str, found: View, shape: tuple[int, ...], why: str) -> View:
-    """Return an array that has the shape which something else implies."""
+def _shaped(name: str, found: View, shape: tuple[int, ...], why: str) -> None:
+    """Refuse an array that has not the shape which something else implies."""
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({why}), got {found.shape}")
-    return found
-
-
-def check_out(out: Any, shape: tuple[int, ...], table: Table, **inputs: View | None) -> View:
-    """Return an output array that can take the result and lies over no input."""
-    target = view("out", out, table.kind, table.device)
-    if target.dtype != table.dtype:
-        raise TypeError(f"out must have the dtype of nodes, {table.dtype}, got {target.dtype}")
-    check_view("out", target, shape, "that of the output")
-    if not cuda.launch.SIMULATED:
-        for name, array in (*inputs.items(), ("nodes", table.view)):
-            if array and target.address < array.stop and array.address < target.stop:
-                raise ValueError(f"out must not overlap {name}, got arrays that share memory")
-    return target
-
-
-class Passed(NamedTuple):
-    """What a forward pass took and left, and the gradient that comes back."""
-
-    grad_y: View
-    x: View
-    scores: View
-    leaves: View
-
-    @property
-    def batch(self) -> int:
-        """Return the number of samples."""
-        return math.prod(self.x.shape[:-1])
-
-
-def check_passed(grad_y: Any, x: Any, trace: Trace, table: Table) -> Passed:
-    """Return the arguments of a backward pass, checked against each other."""
-    samples = check_samples("x", x, table)
-    lead, n_in = samples.shape[:-1], samples.shape[-1]
-    width = output_width(n_in, table.shape, None)
-    grads = check_samples("grad_y", grad_y, table)
-    check_view("grad_y", grads, (*lead, width), "that of the output of x and nodes")
-    check_origin(trace, table.shape, n_in)
-    scores = view("trace.scores", trace.scores, table.kind, table.device)
-    leaves = view("trace.leaves", trace.leaves, table.kind, table.device)
-    real = real_of(table.dtype)
-    if scores.dtype != real or leaves.dtype != "int32":
-        raise TypeError(
-            f"trace must hold {real} scores and int32 leaves, got {scores.dtype}, {leaves.dtype}"
-        )
-    shape = (*lead, table.shape[0], table.depth)
-    check_view("trace.scores", scores, shape, "leading axes of x, trees, depth")
-    check_view("trace.leaves", leaves, shape[:-1], "leading axes of x, trees")
-    return Passed(grads, samples, scores, leaves)
-
-
-def check_device_rule(
-    rule: UpdateRule, name: str, parameter: View, n_rows: int, kind: Kind, device: int
-) -> Any:
-    """Return a rule as kernels take it, checked against a parameter of so many rows."""
-    numbers = check_rule(rule, name)
-
-    def state(key: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        found = view(f"{name}.state[{key!r}]", rule.state.get(key), kind, device)
-        if found.dtype != dtype:
-            raise TypeError(f"{name}.state[{key!r}] must be {dtype}, got {found.dtype}")
-        return check_view(f"{name}.state[{key!r}]", found, shape, "that of the parameter").address
-
-    unused = parameter.address
-    if rule.kind == "adamw":
-        mean, variance = (state(key, parameter.dtype, parameter.shape) for key in MOMENTS)
-        steps = state("steps", "int64", (n_rows,))
-        return cuda.tree.Rule(cuda.tree.ADAMW, mean, variance, steps, numbers)
-    if rule.numbers["momentum"] != 0:
-        velocity = state("momentum", parameter.dtype, parameter.shape)
-        return cuda.tree.Rule(cuda.tree.MOMENTUM, velocity, unused, unused, numbers)
-    return cuda.tree.Rule(cuda.tree.SGD, unused, unused, unused, numbers)
-
-
-def vector_length(dtype: str, sizes: tuple[int, ...], *moved: View) -> int:
-    """Return how many numbers kernels move at once in rows of these sizes of these arrays."""
-    length = int(cuda.tree.vector_length(dtype, *sizes))
-    if not cuda.launch.SIMULATED:
-        while any(array.address % (length * BYTES[dtype]) for array in moved):
-            length //= 2
-    return length
