@@ -22,6 +22,7 @@ from .nodes import (
 )
 from .ops.rules import RowGradient, UpdateRule
 from .ops.trace import Gradients, Trace
+from .ops.transfer import to_device
 from .ops.tree import fff_backward, fff_backward_update, fff_forward
 from .ops.update import update_rows
 
@@ -43,6 +44,7 @@ __all__ = [
     "nn",
     "pack_nodes",
     "split_nodes",
+    "to_device",
     "update_rows",
 ]
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda, types
 
+from . import cache
 from .simt import REAL
 from .simt import SIMULATED as SIMULATED
 
@@ -104,15 +105,25 @@ class Kernel:
                 "the stream is capturing a graph, and this kernel is not compiled yet: "
                 "call the function once before the capture"
             )
-        from cuda.core import Device, Program, ProgramOptions
+        from cuda.core import Device, ObjectCode
 
-        major, minor = Device(device).compute_capability
-        ptx = self.ptx((major, minor))
-        name = next(line.split("(")[0].split()[-1] for line in ptx.splitlines() if ".entry" in line)
-        program = Program(ptx, "ptx", ProgramOptions(arch=f"sm_{major}{minor}"))
-        self._loaded[device] = program.compile("cubin").get_kernel(name)
+        capability = tuple(Device(device).compute_capability)
+        key = cache.key_of(self.body, self.types(), f"sm_{capability[0]}{capability[1]}")
+        name, code = cache.load(key) or self._compile(key, capability)
+        self._loaded[device] = ObjectCode.from_cubin(code).get_kernel(name)
         self._handles[device] = ctypes.c_void_p(int(self._loaded[device].handle))
         return self._handles[device]
+
+    def _compile(self, key: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+        """Return the name and the machine code of the pointer form, and keep them."""
+        from cuda.core import Program, ProgramOptions
+
+        ptx = self.ptx(capability)
+        name = next(line.split("(")[0].split()[-1] for line in ptx.splitlines() if ".entry" in line)
+        options = ProgramOptions(arch=f"sm_{capability[0]}{capability[1]}")
+        code = bytes(Program(ptx, "ptx", options).compile("cubin").code)
+        cache.save(key, name, code)
+        return name, code
 
 
 class Call(NamedTuple):
