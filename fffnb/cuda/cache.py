@@ -55,14 +55,14 @@ def folder() -> Path:
     import numba
     from numba.misc import appdirs
 
-    config: Any = numba.config  # type: ignore[attr-defined]
+    config: Any = numba.config
     of_user: Any = appdirs.user_cache_dir
     return Path(config.CACHE_DIR or of_user("numba", False)) / "fffnb-cuda"
 
 
-def key_of(body: Callable[..., None], types: tuple[Any, ...], architecture: str) -> str:
+def key_of(body: Callable[..., None], types: tuple[Any, ...], target: str) -> str:
     """Return the name of the file of a kernel."""
-    parts = [_versions(), architecture, *map(str, types), *_constants(body)]
+    parts = [_versions(), target, *map(str, types), *_constants(body)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

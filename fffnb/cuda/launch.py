@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from numba import cuda, types
 
 from . import cache
-from .simt import REAL
+from .simt import REAL, WARP
 from .simt import SIMULATED as SIMULATED
 
 #: Types of stored numbers, as kernels see them: 16-bit floats are converted by hand.
@@ -29,6 +29,12 @@ STORED = {
 }
 
 
+#: Registers of a multiprocessor.
+REGISTERS = 65_536
+
+#: Launches of a kernel that are kept ready.
+BOUND = 1024
+
 _cuda: Any = cuda
 
 
@@ -37,7 +43,7 @@ class Kernel:
 
     A signature names for each argument what it is: "int" and "float", which come last, are scalars
     of 64 bits, every other word an array: of "stored" numbers, of "real" ones to compute with, or
-    of int32 or int64.
+    of int32 or int64. All launches of a kernel have blocks of the same size.
     """
 
     def __init__(self, body: Callable[..., None], kind: str, signature: tuple[str, ...]) -> None:
@@ -46,6 +52,7 @@ class Kernel:
         self.signature = signature
         self._loaded: dict[int, Any] = {}
         self._handles: dict[int, ctypes.c_void_p] = {}
+        self._bound: dict[tuple[int, tuple[int, ...], int], Callable[..., None]] = {}
 
     def types(self) -> tuple[Any, ...]:
         """Return the types of the pointer form."""
@@ -79,13 +86,21 @@ class Kernel:
 
         A stream is given by its handle, an array by its address (flat in the simulator).
         """
+        place = device, grid, block
+        if place not in self._bound:
+            if len(self._bound) == BOUND:
+                self._bound.clear()
+            self._bound[place] = self._bind(*place)
+        return self._bound[place]
+
+    def _bind(self, device: int, grid: tuple[int, ...], block: int) -> Callable[..., None]:
         if SIMULATED:
             return lambda stream, *arguments: self.simulated[grid, block](*arguments)
         n_integers = len(self.signature) - self.signature.count("float")
         launch, sizes = driver().cuLaunchKernel, [ctypes.c_uint(n) for n in (*grid, block, 1, 1, 0)]
 
         def start(stream: int, *arguments: Any) -> None:
-            handle = self._handles.get(device) or self._load(device, stream)
+            handle = self._handles.get(device) or self._load(device, block, stream)
             room = _room
             if len(arguments) == n_integers:
                 room.values[:n_integers] = arguments
@@ -98,7 +113,7 @@ class Kernel:
 
         return start
 
-    def _load(self, device: int, stream: int) -> Any:
+    def _load(self, device: int, block: int, stream: int) -> Any:
         """Compile for a device, which is current, and return the driver's handle."""
         if is_capturing(stream):
             raise RuntimeError(
@@ -108,19 +123,23 @@ class Kernel:
         from cuda.core import Device, ObjectCode
 
         capability = tuple(Device(device).compute_capability)
-        key = cache.key_of(self.body, self.types(), f"sm_{capability[0]}{capability[1]}")
-        name, code = cache.load(key) or self._compile(key, capability)
+        registers = min(255, REGISTERS // max(block, WARP) // 8 * 8)
+        target = f"sm_{capability[0]}{capability[1]}, {registers} registers"
+        key = cache.key_of(self.body, self.types(), target)
+        name, code = cache.load(key) or self._compile(key, capability, registers)
         self._loaded[device] = ObjectCode.from_cubin(code).get_kernel(name)
         self._handles[device] = ctypes.c_void_p(int(self._loaded[device].handle))
         return self._handles[device]
 
-    def _compile(self, key: str, capability: tuple[int, int]) -> tuple[str, bytes]:
+    def _compile(self, key: str, capability: tuple[int, int], registers: int) -> tuple[str, bytes]:
         """Return the name and the machine code of the pointer form, and keep them."""
         from cuda.core import Program, ProgramOptions
 
         ptx = self.ptx(capability)
         name = next(line.split("(")[0].split()[-1] for line in ptx.splitlines() if ".entry" in line)
-        options = ProgramOptions(arch=f"sm_{capability[0]}{capability[1]}")
+        options = ProgramOptions(
+            arch=f"sm_{capability[0]}{capability[1]}", max_register_count=registers
+        )
         code = bytes(Program(ptx, "ptx", options).compile("cubin").code)
         cache.save(key, name, code)
         return name, code

@@ -266,7 +266,7 @@ else:
         return total
 
 
-def share_of(n, length, lanes):
+def share_of(n: int, length: int, lanes: int) -> int:
     """Return how many numbers of a row of n each of its threads holds, in whole vectors."""
     return -(-n // (lanes * length)) * length
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from typing import Any
 
 #: Compute capability of the oldest GPU that the kernels are written for.
@@ -32,7 +33,8 @@ def require() -> None:
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
         raise RuntimeError(f"fffnb starts GPU kernels by cuda-core, which is missing; {INSTALL}")
     if not cuda.is_available():
-        raise RuntimeError(f"fffnb found no usable GPU: {cuda.cuda_error() or 'no device'}")
+        reason = " ".join(str(cuda.cuda_error() or "no device").split())
+        raise RuntimeError(f"fffnb found no usable GPU: {reason}")
     capability = tuple(cuda.get_current_device().compute_capability)
     if capability < OLDEST:
         raise RuntimeError(
@@ -47,7 +49,7 @@ def _require_numpy() -> None:
     import numpy as np
 
     version = importlib.metadata.version("numba-cuda")
-    if not hasattr(np, "row_stack") and version.split(".") <= ["0", "30", "4"]:
+    if not hasattr(np, "row_stack") and [*map(int, re.findall(r"\d+", version))][:3] <= [0, 30, 4]:
         raise RuntimeError(
             f"numba-cuda {version} fails under NumPy {np.__version__}; install 'numpy<2.5'"
         )

@@ -20,6 +20,8 @@ from .rows import count_visits, list_rows, number_runs
 from .simt import BYTES, vector_length
 from .tree_backward import (
     chunk_columns,
+    fitting_chunk,
+    fitting_group,
     n_columns,
     part_kind,
     slopes,
@@ -196,7 +198,7 @@ def backward(
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
     keys = sort_by_leaf(call, leaves, batch, n_trees)
     found = call.take(batch * n_trees * layer.depth, part_kind(layer))
-    kernel, threads, samples = slopes(layer, by_batch(SLOPE_GROUPS, batch))
+    kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
     grid = (-(-batch // samples), n_trees, 1)
     call(kernel, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
     _mix(call, layer, "x", IDENTITY, keys, leaves, found, nodes, grad_x, batch, n_trees)
@@ -274,7 +276,7 @@ def _step(
 ) -> None:
     """Step the visited rows of `table` by their gradients."""
     batch, n_trees = visits.batch, visits.n_trees
-    chunk, sparse = by_batch(CHUNKS, batch), slots is not None
+    chunk, sparse = fitting_chunk(layer, by_batch(CHUNKS, batch)), slots is not None
     n_chunks = -(-batch // chunk)
     bias = visits.keys if bias is None else bias
     parts = call.take(2 * n_trees * n_chunks * layer.depth * n_columns(layer), part_kind(layer))

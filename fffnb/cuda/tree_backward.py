@@ -28,6 +28,9 @@ PARTS, FEW_PARTS = 8, 256
 #: Samples that a thread reads ahead of those that it sums, and the one at hand.
 AHEAD = 4
 
+#: Numbers of gradients of y that a thread holds, at most.
+HELD = 96
+
 #: Rows that a thread steps at once.
 TOGETHER = 4
 
@@ -36,6 +39,14 @@ BLOCK = 256
 
 #: Bytes of shared memory of a block, at most.
 SHARED = 45_056
+
+
+def fitting_group(layer: Layer, group: int) -> int:
+    """Return the samples of a team, less where its threads could not hold so many numbers."""
+    lanes, _ = team_of(layer.n_out)
+    while group > 1 and group * share_of(layer.n_out, layer.length, lanes) > HELD:
+        group //= 2
+    return group
 
 
 @functools.cache
@@ -88,13 +99,24 @@ def n_columns(layer: Layer) -> int:
     return layer.width + (layer.length if layer.has_bias else 0)
 
 
-def chunk_columns(layer: Layer, chunk: int) -> tuple[int, int]:
-    """Return the blocks that share the columns of a chunk, and the threads of each."""
+def most_threads(layer: Layer, chunk: int) -> int:
+    """Return the threads of a block that goes through a chunk, as far as memory lasts."""
     size = BYTES[part_kind(layer)]
     room = SHARED - chunk * (2 * layer.depth * size + 16)  # less weights, samples, leaves
-    most = room // (layer.depth * layer.length * size)
+    return min(BLOCK, room // (layer.depth * layer.length * size) // FEWEST * FEWEST)
+
+
+def fitting_chunk(layer: Layer, chunk: int) -> int:
+    """Return the samples of a chunk, less where a deep tree leaves no room for so many."""
+    while most_threads(layer, chunk) < FEWEST:
+        chunk //= 2
+    return chunk
+
+
+def chunk_columns(layer: Layer, chunk: int) -> tuple[int, int]:
+    """Return the blocks that share the columns of a chunk, and the threads of each."""
     vectors = n_columns(layer) // layer.length
-    blocks = -(-vectors // min(BLOCK, most // FEWEST * FEWEST))
+    blocks = -(-vectors // most_threads(layer, chunk))
     return blocks, -(-vectors // (blocks * FEWEST)) * FEWEST
 
 
@@ -259,7 +281,7 @@ def step_chunks(layer, rule, chunk, sparse):
                     for k in range(length):
                         sums[level * length + k] += weight * values[k]
 
-    signature = ("int64", "real", "real", "stored", "stored", "int64", "real", "stored", "stored")
+    signature = ("int64", "real", "real", "stored", "stored", "int64", "real", "stored", "real")
     return Kernel(body, layer.kind, (*signature, "int", "int", *RULE)), threads
 
 
@@ -366,5 +388,5 @@ def step_parts(layer, rule, chunk, sparse):
                         n4,
                     )
 
-    signature = ("int64", "int64", "real", "stored", "stored", "int", "int", *RULE)
+    signature = ("int64", "int64", "real", "stored", "real", "int", "int", *RULE)
     return Kernel(body, layer.kind, signature), threads, blocks

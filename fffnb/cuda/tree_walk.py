@@ -68,19 +68,22 @@ def walk(layer, share, top, traces):
                     for j in range(share_out):
                         sums[j] += coef * outputs[j]
                 node = (1 << top) - 1 + reached
+            start = (t * n_nodes + node) * width
+            fetch_x(nodes, start, 0, lane, row, 0)
             for level in range(top, depth):
-                start = (t * n_nodes + node) * width
-                fetch_x(nodes, start, 0, lane, row, 0)
                 fetch_y(nodes, start + n_in, 0, lane, outputs, 0)
-                score = total(dot(inputs, 0, row, 0), level % 2)
+                score = total(dot(inputs, 0, row, 0), (t * depth + level) % 2)
                 if has_bias:
                     score += bias[t * n_nodes + node]
                 if shown:
                     scores[visit + level] = score
+                node = 2 * node + (2 if score > 0 else 1)
+                start = (t * n_nodes + node) * width
+                if level + 1 < depth:  # while it comes, the row at hand is mixed in
+                    fetch_x(nodes, start, 0, lane, row, 0)
                 coef = real(activate(activation, score))
                 for j in range(share_out):
                     sums[j] += coef * outputs[j]
-                node = 2 * node + (2 if score > 0 else 1)
             if shown:
                 leaves[sample * n_trees + t] = node - n_nodes
         if own == place:
@@ -98,7 +101,7 @@ def scout(layer, top):
     were there before it, and adds them to `counts`, which must be zero. The ranks depend on chance;
     they decide in which order samples are worked on, and nothing else.
     """
-    lanes, teams = team_of(layer.n_in)
+    lanes, teams = team_of(max(layer.n_in, layer.n_out))  # as in `walk`: same bits
     share = share_of(layer.n_in, layer.length, lanes)
     fetch, _ = row_movers(layer.kind, layer.n_in, layer.length, lanes, share)
     dot = dot_of(layer.kind, share, layer.length)

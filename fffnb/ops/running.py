@@ -76,5 +76,7 @@ class Running:
 
     def __exit__(self, *error: object) -> None:
         """Keep the scratch for the next call."""
-        self.scratch.close()
-        cuda.launch.leave(self.before)
+        try:
+            self.scratch.close()
+        finally:
+            cuda.launch.leave(self.before)

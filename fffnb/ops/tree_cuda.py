@@ -136,7 +136,8 @@ def backward_update(
     if plan.batch == 0:
         return grad_x
     with Running(kind, nodes, table.device) as call:
-        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
+        state = nodes_rule.first, nodes_rule.second
+        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x, *state)
         target = kind.address(nodes)
         if biases is None:
             layer = layer._replace(has_bias=False)
@@ -175,7 +176,9 @@ def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateR
     step = check_device_rule(rule, "rule", parameter, (n_rows, width), kind)
     if rows.shape[0] > 0:
         arrays = [kind.address(part) for part in (parameter, gradient.rows, gradient.values)]
-        offset = 0 if cuda.launch.SIMULATED else (arrays[0] | arrays[2]) & 15
+        offset = 0
+        if not cuda.launch.SIMULATED:
+            offset = (arrays[0] | arrays[2] | step.first | step.second) & 15
         length = vector_length(table.dtype, (width,), offset)
         with Running(kind, parameter, device) as call:
             table_at, rows_at, values_at = arrays
@@ -204,11 +207,22 @@ def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace) -> Plan:
 
 
 def _visits(
-    call: Any, kind: Kind, plan: Plan, grad_y: Any, x: Any, nodes: Any, trace: Trace, grad_x: Any
+    call: Any,
+    kind: Kind,
+    plan: Plan,
+    grad_y: Any,
+    x: Any,
+    nodes: Any,
+    trace: Trace,
+    grad_x: Any,
+    *state: Any,
 ) -> tuple[Any, Any]:
-    """Write grad_x, and return the layer and the visits of its nodes."""
+    """Write grad_x, and return the layer and the visits of its nodes.
+
+    The layer's kernels also move what lies at the addresses of a rule's state.
+    """
     arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x
     addresses = [kind.address(array) for array in arrays]
-    layer = plan.layer(*addresses[:3], addresses[5])
+    layer = plan.layer(*addresses[:3], addresses[5], *state)
     visits = cuda.tree.backward(call, layer, plan.batch, plan.table.shape[0], *addresses)
     return layer, visits

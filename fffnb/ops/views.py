@@ -109,7 +109,7 @@ def vector_length(dtype: str, sizes: tuple[int, ...], offset: int) -> int:
     return length
 
 
-@functools.lru_cache(KEPT)
+@functools.lru_cache(KEPT, typed=True)  # n_out may be 2, but not 2.0
 def forward_plan(
     kind: Kind, x: Any, nodes: Any, bias: Any, out: Any, activation: str, n_out: int | None
 ) -> Plan:
