@@ -1,5 +1,7 @@
 """Fixtures of all tests."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -32,3 +34,18 @@ def path(request, monkeypatch):
     """Force one form of the tree's forward pass."""
     monkeypatch.setattr("fffnb.cpu.tree.forced", request.param)
     return request.param
+
+
+@pytest.fixture
+def forget_kernels():
+    """Give a function that forgets all GPU kernels, as after a change of what is compiled in."""
+    names = ("order", "rows", "tree", "tree_backward", "tree_mix", "tree_walk", "update")
+
+    def forget():
+        modules = [importlib.import_module(f"fffnb.cuda.{name}") for name in names]
+        for module in (*modules, importlib.import_module("fffnb.ops.tree_cuda")):
+            for made in vars(module).values():
+                if hasattr(made, "cache_clear"):
+                    made.cache_clear()
+
+    return forget

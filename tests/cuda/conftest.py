@@ -1,0 +1,105 @@
+"""Fixtures of the tests that run kernels for GPUs, in the simulator or on one."""
+
+import ctypes
+import functools
+
+import kinds
+import numpy as np
+import pytest
+
+from fffnb import cuda
+from fffnb.ops import device, running
+
+if kinds.SIMULATED:
+    import simulator
+
+    simulator.install()
+
+#: What scratch holds, four bytes at a time: NaN, or integers far below zero.
+POISON = {"float32": 0xFFFFFFFF, "float64": 0xFFFFFFFF, "int32": 0x80000000, "int64": 0x80000000}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes a GPU with much memory, and its time")
+
+
+@pytest.fixture(scope="session", params=kinds.NAMES)
+def kind(request):
+    """One kind of device arrays."""
+    return kinds.CLASSES[request.param]()
+
+
+@pytest.fixture(params=["small"] if kinds.SIMULATED else ["small", "default"])
+def tiles(request, forget_kernels):
+    """Tiles so small that small arrays cross all their borders, or as they are on a GPU."""
+    if request.param != tiles_in_use[0]:
+        tiles_in_use[0] = request.param
+        tiles_patch.undo()
+        if request.param == "small":
+            make_tiles_small(tiles_patch)
+        forget_kernels()
+    return request.param
+
+
+tiles_in_use, tiles_patch = ["default"], pytest.MonkeyPatch()
+
+
+def pytest_collection_modifyitems(items):
+    """Run all tests with small tiles last: others need other kernels."""
+
+    def small(item):
+        return hasattr(item, "callspec") and item.callspec.params.get("tiles") == "small"
+
+    items.sort(key=small)
+
+
+def make_tiles_small(patch):
+    for name in ("order.SMALL", "tree_backward.PARTS", "tree_backward.FEW_PARTS"):
+        patch.setattr(f"fffnb.cuda.{name}", 2)
+    for name in ("RUN_BLOCK", "LIST_BLOCK", "PLACED", "BLOCK"):
+        patch.setattr(f"fffnb.cuda.tree.{name}", 4)
+    for name in ("order.LARGE", "order.GROUP", "update.BLOCK", "tree_mix.SHARE"):
+        patch.setattr(f"fffnb.cuda.{name}", 4)
+    patch.setattr("fffnb.cuda.tree.SMALL_SHARE", cuda.tree.SHARE)  # as for large batches
+    patch.setattr("fffnb.cuda.order.TURNS", 2)
+    patch.setattr("fffnb.cuda.order.MERGED", 3)
+    patch.setattr("fffnb.cuda.tree_backward.BLOCK", cuda.tree_backward.FEWEST)
+    patch.setattr("fffnb.cuda.tree.CHUNKS", {1: 1, 4: 2, 16: 3})
+    patch.setattr("fffnb.cuda.tree.MIX_GROUPS", {1: 1, 3: 2, 6: 4})
+    patch.setattr("fffnb.cuda.tree.SLOPE_GROUPS", {1: 1, 3: 2, 6: 4})
+
+
+@pytest.fixture(params=["walk", "sweep"])
+def path(request, monkeypatch):
+    """Force one form of the tree's forward pass."""
+    monkeypatch.setattr("fffnb.cuda.tree.forced", request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned_device_buffers(kind, monkeypatch):
+    """Fill all new arrays with what cannot pass for a result, and all scratch."""
+    ops = getattr(device, type(kind).__name__)
+    monkeypatch.setattr(ops, "empty", poisoned(ops.empty, kind))
+    if not kinds.SIMULATED:
+        monkeypatch.setattr(running.Scratch, "take", poisoned_scratch(running.Scratch.take))
+
+
+def poisoned(empty, kind):
+    def poison(self, shape, dtype, like):
+        return kind.empty(functools.partial(empty, self), shape, dtype, like)
+
+    return poison
+
+
+def poisoned_scratch(take):
+    def poison(self, size, dtype):
+        address = take(self, size, dtype)
+        n_words, stream = size * np.dtype(dtype).itemsize // 4, ctypes.c_void_p(self.key[-1])
+        if n_words > 0 and not cuda.launch.SIMULATED:
+            place, pattern = ctypes.c_uint64(address), ctypes.c_uint(POISON[dtype])
+            fill = cuda.launch.driver().cuMemsetD32Async
+            assert fill(place, pattern, ctypes.c_size_t(n_words), stream) == 0
+        return address
+
+    return poison
