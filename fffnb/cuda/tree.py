@@ -10,8 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from ..activations import IDENTITY
-from . import tree_mix
 from .launch import Call, zero
 from .layer import SHARE, SMALL_SHARE, Layer
 from .order import sort_by_leaf
@@ -28,6 +26,7 @@ from .tree_backward import (
     step_chunks,
     step_parts,
 )
+from .tree_mix import mix, slices
 from .tree_walk import PLACED, place, scout, walk
 from .update import ADAMW, BLOCK, MOMENTUM, NUMBERS, SGD, STORE, count_rows, update_rows
 
@@ -105,6 +104,11 @@ def by_batch(table: dict[int, int], batch: int) -> int:
     return table[max(least for least in table if least <= batch)]
 
 
+def held(batch: int) -> int:
+    """Return how many numbers of a row a thread of a walk holds, at most."""
+    return SMALL_SHARE if batch < LARGE_BATCH else SHARE
+
+
 def choose(layer: Layer, batch: int, n_trees: int) -> Literal["walk", "sweep"]:
     """Return the form of the forward pass; both give the same bits."""
     if forced not in (None, "walk", "sweep"):
@@ -125,8 +129,7 @@ def forward(
     """
     if choose(layer, batch, n_trees) == "sweep":
         return functools.partial(_sweep, layer, batch), True
-    share = SMALL_SHARE if batch < LARGE_BATCH else SHARE
-    kernel, threads, teams = walk(layer, share, 0, traces)
+    kernel, threads, teams = walk(layer, held(batch), 0, traces)
     start = kernel.bind(device, (-(-batch // teams), 1, 1), threads)
 
     def run(call: Call, x: Operand, nodes: Operand, bias: Operand, *found: Operand) -> None:
@@ -152,35 +155,14 @@ def _sweep(
     ranks, counts = call.take(batch, "int32"), call.take(1 << top, "int32")
     order = call.take(batch, "int32")
     zero(call.stream, counts, 4 << top)
-    kernel, threads, teams = scout(layer, top)
+    kernel, threads, teams = scout(layer, held(batch), top)
     grid = (-(-batch // teams), 1, 1)
     call(kernel, grid, threads, x, nodes, bias, scores, leaves, ranks, counts, batch)
     grid = (-(-batch // PLACED), 1, 1)
     call(place(top, PLACED), grid, PLACED, leaves, ranks, counts, order, batch)
-    kernel, threads, teams = walk(layer, SHARE, top, True)
+    kernel, threads, teams = walk(layer, held(batch), top, True)
     grid = (-(-batch // teams), 1, 1)
     call(kernel, grid, threads, x, nodes, bias, order, scores, leaves, y, batch, 1)
-
-
-def _mix(
-    call: Call,
-    layer: Layer,
-    part: str,
-    activation: int,
-    keys: Operand,
-    leaves: Operand,
-    coefs: Operand,
-    nodes: Operand,
-    out: Operand,
-    batch: int,
-    n_trees: int,
-) -> None:
-    """Write the mix of the rows of each sample."""
-    n = layer.n_in if part == "x" else layer.n_out
-    group = by_batch(MIX_GROUPS, batch)
-    kernel, threads, samples = tree_mix.mix(layer, part, activation, group)
-    grid = (-(-batch // samples), tree_mix.slices(n, layer.length, group)[0], 1)
-    call(kernel, grid, threads, keys, leaves, coefs, nodes, out, batch, n_trees)
 
 
 def backward(
@@ -201,7 +183,10 @@ def backward(
     kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
     grid = (-(-batch // samples), n_trees, 1)
     call(kernel, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
-    _mix(call, layer, "x", IDENTITY, keys, leaves, found, nodes, grad_x, batch, n_trees)
+    group = by_batch(MIX_GROUPS, batch)
+    kernel, threads, samples = mix(layer, group)
+    grid = (-(-batch // samples), slices(layer.n_in, layer.length, group)[0], 1)
+    call(kernel, grid, threads, keys, leaves, found, nodes, grad_x, batch, n_trees)
     return Visits(keys, found, scores, x, grad_y, batch, n_trees)
 
 

@@ -173,6 +173,7 @@ def step_chunks(layer, rule, chunk, sparse):
         n3,
         n4,
     ):
+        rule_of = first, second, steps, n0, n1, n2, n3, n4
         weights = cuda.shared.array(n_weights, real)
         samples = cuda.shared.array(chunk, int64)
         leaves = cuda.shared.array(chunk, int64)
@@ -246,7 +247,7 @@ def step_chunks(layer, rule, chunk, sparse):
                                 rows[u] = int64(-1)
                                 places[u] = (part + (0 if own < came else 1)) * stride + column
                             elif column < width:
-                                read(table, first, second, places[u], state, u * n_state)
+                                read(table, rule_of, places[u], state, u * n_state)
                     for u in range(together):
                         if level - u >= lowest:
                             for k in range(length):
@@ -257,23 +258,8 @@ def step_chunks(layer, rule, chunk, sparse):
                             elif column >= width:
                                 bias[rows[u]] = gradient[0]
                             else:
-                                write(
-                                    table,
-                                    places[u],
-                                    gradient,
-                                    0,
-                                    state,
-                                    u * n_state,
-                                    rows[u],
-                                    first,
-                                    second,
-                                    steps,
-                                    n0,
-                                    n1,
-                                    n2,
-                                    n3,
-                                    n4,
-                                )
+                                at, row = places[u], rows[u]
+                                write(table, rule_of, at, row, gradient, 0, state, u * n_state)
                 last = leaf
             if i < end:
                 for level in range(depth):
@@ -314,6 +300,7 @@ def step_parts(layer, rule, chunk, sparse):
         n3,
         n4,
     ):
+        rule_of = first, second, steps, n0, n1, n2, n3, n4
         room = cuda.shared.array(n_room, real)
         values = cuda.local.array(n_values, real)
         sums = cuda.local.array(length, real)
@@ -369,24 +356,8 @@ def step_parts(layer, rule, chunk, sparse):
                 if column >= width:
                     bias[row] = sums[0]
                 else:
-                    read(table, first, second, at, state, 0)
-                    write(
-                        table,
-                        at,
-                        sums,
-                        0,
-                        state,
-                        0,
-                        row,
-                        first,
-                        second,
-                        steps,
-                        n0,
-                        n1,
-                        n2,
-                        n3,
-                        n4,
-                    )
+                    read(table, rule_of, at, state, 0)
+                    write(table, rule_of, at, row, sums, 0, state, 0)
 
     signature = ("int64", "int64", "real", "stored", "real", "int", "int", *RULE)
     return Kernel(body, layer.kind, signature), threads, blocks

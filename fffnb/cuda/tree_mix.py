@@ -1,7 +1,7 @@
-"""Mixing rows of nodes in the order of the leaves: y from scores, grad_x from slopes.
+"""The gradient of x: x rows of the nodes mixed by slopes, in the order of the leaves.
 
 Samples that end in neighbouring leaves share most of their rows. A team takes a few of them and a
-slice of the columns; its threads keep their columns of all these outputs in registers and read a
+slice of the columns; its threads keep their columns of all these gradients in registers and read a
 row once for all that share it.
 """
 
@@ -13,10 +13,9 @@ from .launch import Kernel
 from .layer import BLOCK, FEWEST
 from .order import SAMPLE
 from .simt import REAL, peek, poke, row_movers
-from .tree_walk import activate
 
-#: Numbers of a row that a thread holds, and of outputs, at most.
-SHARE, SUMS = 24, 96
+#: Numbers of a row that a thread holds, at most.
+SHARE = 24
 
 #: Levels whose rows a team of one sample reads at once, so that they wait for memory together.
 AHEAD = 4
@@ -30,9 +29,9 @@ def slices(n: int, length: int, group: int) -> tuple[int, int]:
 
 
 @functools.cache
-def mix(layer, part, activation, group):
-    """Return the kernel that mixes the rows of `group` samples; `part` is "x" or "y" of a node."""
-    n, offset = (layer.n_in, 0) if part == "x" else (layer.n_out, layer.n_in)
+def mix(layer, group):
+    """Return the kernel that writes grad_x (batch, n_in); a team takes `group` samples."""
+    n = layer.n_in
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_nodes, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
     _, share = slices(n, length, group)
@@ -41,7 +40,7 @@ def mix(layer, part, activation, group):
     n_room = teams * group * depth
     n_visits, n_sums, n_rows = group * depth, group * share, ahead * share
 
-    def body(keys, leaves, coefs, nodes, out, batch, n_trees):
+    def body(keys, leaves, slopes, nodes, grad_x, batch, n_trees):
         weights = cuda.shared.array(n_room, real)
         starts = cuda.shared.array(n_room, int64)
         rows = cuda.local.array(n_rows, real)
@@ -57,9 +56,8 @@ def mix(layer, part, activation, group):
                 level, g = i // group, i % group
                 visit = (keys[min(first + g, batch - 1)] & mask) * n_trees + t
                 node = (1 << level) - 1 + (leaves[visit] >> (depth - level))
-                poke(starts, base + i, (t * n_nodes + node) * width + offset)
-                coef = activate(activation, coefs[visit * depth + level])
-                poke(weights, base + i, real(coef))
+                poke(starts, base + i, (t * n_nodes + node) * width)
+                poke(weights, base + i, slopes[visit * depth + level])
             cuda.syncthreads()
             for level in range(0, depth, ahead):
                 last = int64(-1)
@@ -78,7 +76,7 @@ def mix(layer, part, activation, group):
         for g in range(group):
             if first + g < batch:
                 sample = keys[first + g] & mask
-                put(out, sample * n, column, lane, sums, g * share)
+                put(grad_x, sample * n, column, lane, sums, g * share)
 
     signature = ("int64", "int32", "real", "stored", "stored", "int", "int")
     return Kernel(body, layer.kind, signature), BLOCK, teams * group

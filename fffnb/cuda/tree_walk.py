@@ -94,14 +94,14 @@ def walk(layer, share, top, traces):
 
 
 @functools.cache
-def scout(layer, top):
+def scout(layer, share, top):
     """Return the kernel that sends samples down the `top` levels of a tree.
 
     It writes their scores, to `leaves` which subtree each sample has reached, to `ranks` how many
     were there before it, and adds them to `counts`, which must be zero. The ranks depend on chance;
     they decide in which order samples are worked on, and nothing else.
     """
-    lanes, teams = team_of(max(layer.n_in, layer.n_out))  # as in `walk`: same bits
+    lanes, teams = team_of(max(layer.n_in, layer.n_out), share)  # as in `walk`: same bits
     share = share_of(layer.n_in, layer.length, lanes)
     fetch, _ = row_movers(layer.kind, layer.n_in, layer.length, lanes, share)
     dot = dot_of(layer.kind, share, layer.length)

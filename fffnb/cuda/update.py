@@ -28,30 +28,32 @@ def row_step(rule, kind, length):
 
     `read` puts the numbers at `at` and their moments at state[j], 3 * length of them; `write` steps
     them by gradient[g] and writes them back. Reads of several rows wait for memory together.
+    `rule_of` is what a rule adds to the arguments of a kernel.
     """
     load, store = mover(kind, length)
     real, mean, variance = REAL[kind], length, 2 * length
 
     @helper
-    def read(table, first, second, at, state, j):
+    def read(table, rule_of, at, state, j):
         if rule != STORE:
             load(table, at, state, j)
         if rule in (MOMENTUM, ADAMW):
-            load(first, at, state, j + mean)
+            load(rule_of[0], at, state, j + mean)
         if rule == ADAMW:
-            load(second, at, state, j + variance)
+            load(rule_of[1], at, state, j + variance)
 
     if rule == STORE:
 
         @helper
-        def write(table, at, gradient, g, state, j, row, first, second, steps, n0, n1, n2, n3, n4):
+        def write(table, rule_of, at, row, gradient, g, state, j):
             store(table, at, gradient, g)
 
     elif rule == SGD:
 
         @helper
-        def write(table, at, gradient, g, state, j, row, first, second, steps, n0, n1, n2, n3, n4):
-            lr, decay = real(n0), real(n2)
+        def write(table, rule_of, at, row, gradient, g, state, j):
+            _, _, _, lr, _, decay, _, _ = rule_of
+            lr, decay = real(lr), real(decay)
             for k in range(length):
                 state[j + k] -= lr * (gradient[g + k] + decay * state[j + k])
             store(table, at, state, j)
@@ -59,25 +61,27 @@ def row_step(rule, kind, length):
     elif rule == MOMENTUM:
 
         @helper
-        def write(table, at, gradient, g, state, j, row, first, second, steps, n0, n1, n2, n3, n4):
-            lr, momentum, decay = real(n0), real(n1), real(n2)
+        def write(table, rule_of, at, row, gradient, g, state, j):
+            first, _, _, lr, momentum, decay, nesterov, _ = rule_of
+            lr, momentum, decay = real(lr), real(momentum), real(decay)
             for k in range(length):
                 slope = gradient[g + k] + decay * state[j + k]
                 velocity = momentum * state[j + mean + k] + slope
                 state[j + mean + k] = velocity
-                state[j + k] -= lr * (slope + momentum * velocity if n3 != 0 else velocity)
+                state[j + k] -= lr * (slope + momentum * velocity if nesterov != 0 else velocity)
             store(first, at, state, j + mean)
             store(table, at, state, j)
 
     else:
 
         @helper
-        def write(table, at, gradient, g, state, j, row, first, second, steps, n0, n1, n2, n3, n4):
+        def write(table, rule_of, at, row, gradient, g, state, j):
+            first, second, steps, lr, beta1, beta2, eps, decay = rule_of
             count = float(steps[row])
-            eps, keep = real(n3), real(1 - n0 * n4)
-            size = real(n0 / -math.expm1(count * math.log(n1)))  # 1 - n1**count
-            scale = real(1 / math.sqrt(-math.expm1(count * math.log(n2))))
-            b1, b2, new1, new2 = real(n1), real(n2), real(1 - n1), real(1 - n2)
+            eps, keep = real(eps), real(1 - lr * decay)
+            size = real(lr / -math.expm1(count * math.log(beta1)))  # 1 - beta1**count
+            scale = real(1 / math.sqrt(-math.expm1(count * math.log(beta2))))
+            b1, b2, new1, new2 = real(beta1), real(beta2), real(1 - beta1), real(1 - beta2)
             for k in range(length):
                 slope = gradient[g + k]
                 m = b1 * state[j + mean + k] + new1 * slope
@@ -101,6 +105,7 @@ def update_rows(rule, kind, length, by_place):
     block, n_state = BLOCK, 3 * length
 
     def body(table, rows, gradients, width, first, second, steps, n0, n1, n2, n3, n4):
+        rule_of = first, second, steps, n0, n1, n2, n3, n4
         gradient = cuda.local.array(length, real)
         state = cuda.local.array(n_state, real)
         r, row = cuda.blockIdx.x, rows[cuda.blockIdx.x]
@@ -109,10 +114,8 @@ def update_rows(rule, kind, length, by_place):
             for j in range(cuda.threadIdx.x * length, width, block * length):
                 load(gradients, place * width + j, gradient, 0)
                 at = row * width + j
-                read(table, first, second, at, state, 0)
-                write(
-                    table, at, gradient, 0, state, 0, row, first, second, steps, n0, n1, n2, n3, n4
-                )
+                read(table, rule_of, at, state, 0)
+                write(table, rule_of, at, row, gradient, 0, state, 0)
 
     return Kernel(body, kind, ("stored", "int64", "stored", "int", *RULE))
 
