@@ -31,7 +31,7 @@ def sort_tiles(tile):
     """Return the kernel that sorts tiles of the batch, by a bitonic network."""
     threads, last = tile // 2, LAST
 
-    def body(leaves, keys, batch, n_trees):
+    def body(leaves, keys, batch, n_trees, last_leaf):
         room = cuda.shared.array(tile, int64)
         thread, t = cuda.threadIdx.x, cuda.blockIdx.y
         first = cuda.blockIdx.x * tile
@@ -39,7 +39,8 @@ def sort_tiles(tile):
             sample = first + i
             key = int64(last)
             if sample < batch:
-                key = int64(leaves[sample * n_trees + t]) << 32 | sample
+                leaf = leaves[sample * n_trees + t] & last_leaf
+                key = int64(leaf) << 32 | sample
             poke(room, i, key)
         cuda.syncthreads()
         size = 2
@@ -58,7 +59,7 @@ def sort_tiles(tile):
             if first + i < batch:
                 keys[t * batch + first + i] = peek(room, i)
 
-    return Kernel(body, "float32", ("int32", "int64", "int", "int"))
+    return Kernel(body, "float32", ("int32", "int64", "int", "int", "int"))
 
 
 @functools.cache
@@ -97,11 +98,11 @@ def merge_runs(group, n_keys, turns):
     return Kernel(body, "float32", ("int64", "int64", "int", "int")), threads
 
 
-def sort_by_leaf(call: Call, leaves: Any, batch: int, n_trees: int) -> Any:
-    """Return the keys of all trees, sorted."""
+def sort_by_leaf(call: Call, leaves: Any, batch: int, n_trees: int, last_leaf: int) -> Any:
+    """Return the keys of all trees, sorted; leaves count from 0 to 2**depth - 1, `last_leaf`."""
     tile = SMALL if batch <= SMALL else LARGE
     keys, grid = call.take(n_trees * batch, "int64"), (-(-batch // tile), n_trees, 1)
-    call(sort_tiles(tile), grid, tile // 2, leaves, keys, batch, n_trees)
+    call(sort_tiles(tile), grid, tile // 2, leaves, keys, batch, n_trees, last_leaf)
     merge, threads = merge_runs(GROUP, MERGED, TURNS)
     run = tile
     while run < batch:

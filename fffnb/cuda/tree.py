@@ -178,7 +178,7 @@ def backward(
     grad_x: Operand,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
-    keys = sort_by_leaf(call, leaves, batch, n_trees)
+    keys = sort_by_leaf(call, leaves, batch, n_trees, layer.n_nodes)
     found = call.take(batch * n_trees * layer.depth, part_kind(layer))
     kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
     grid = (-(-batch // samples), n_trees, 1)

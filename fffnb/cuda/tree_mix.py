@@ -55,7 +55,8 @@ def mix(layer, group):
             for i in range(lane, n_visits, lanes):
                 level, g = i // group, i % group
                 visit = (keys[min(first + g, batch - 1)] & mask) * n_trees + t
-                node = (1 << level) - 1 + (leaves[visit] >> (depth - level))
+                leaf = leaves[visit] & n_nodes  # what is no leaf stays within the tree
+                node = (1 << level) - 1 + (leaf >> (depth - level))
                 poke(starts, base + i, (t * n_nodes + node) * width)
                 poke(weights, base + i, slopes[visit * depth + level])
             cuda.syncthreads()

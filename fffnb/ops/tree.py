@@ -111,6 +111,10 @@ def fff_forward(
 
     The result is the same bits on any number of threads.
 
+    If `nodes` is a CuPy array, a CUDA tensor of PyTorch or a Numba device array, all arrays must be
+    of that kind, on one device and C-contiguous. The call runs on the current stream and returns
+    the same kind; also float16 and bfloat16 are taken there, with scores and a bias of float32.
+
     Examples
     --------
     >>> import numpy as np
@@ -182,6 +186,9 @@ def fff_backward(
     -----
     Every node's gradient is summed by one owner, in the order of the samples: the result is the
     same bits on any number of threads.
+
+    Device arrays are taken as by `fff_forward`. The leaves of a trace are not checked there, which
+    would wait for the device; what is no leaf is taken for one.
 
     Examples
     --------

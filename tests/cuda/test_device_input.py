@@ -265,6 +265,15 @@ def test_backward_refuses(case, layer):
     layer.check()
 
 
+def test_what_is_no_leaf_is_taken_for_one(layer):
+    wild = np.array([[-5], [10**9], [16], [3], [0]], np.int32)
+    traces = [layer.trace._replace(leaves=layer.put(leaves)) for leaves in (wild, wild & 15)]
+    results = [fffnb.fff_backward(**layer.passed(trace=trace)) for trace in traces]
+    for found, right in zip(*results, strict=True):
+        np.testing.assert_array_equal(layer.kind.get(found), layer.kind.get(right))
+    layer.check()
+
+
 def adamw(put, **change):
     rule = rule_for("adamw", NODES, 5)
     return rule._replace(state={**{k: put(v) for k, v in rule.state.items()}, **change})
