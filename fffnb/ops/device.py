@@ -191,7 +191,10 @@ _torch, _cupy, _numba = functools.cache(Torch), functools.cache(CuPy), functools
 
 def kind_of(array: object) -> Kind | None:
     """Return the kind of a device array; None for all other objects."""
-    kind: Kind | None = _kind_of_type(type(array))  # type: ignore[arg-type]
+    array_type = type(array)
+    if array_type is np.ndarray:  # most calls
+        return None
+    kind: Kind | None = _kind_of_type(array_type)  # type: ignore[arg-type]
     return kind
 
 
