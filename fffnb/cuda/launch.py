@@ -28,7 +28,6 @@ STORED = {
     "bfloat16": types.uint16,
 }
 
-
 #: Registers of a multiprocessor.
 REGISTERS = 65_536
 

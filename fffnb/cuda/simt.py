@@ -35,6 +35,11 @@ def helper(function: Any) -> Any:
     return jit(device=True)(function)
 
 
+def real_of(kind: str) -> str:
+    """Return the kind of the numbers that kernels compute with."""
+    return "float64" if kind == "float64" else "float32"
+
+
 def vector_length(kind: str, *sizes: int) -> int:
     """Return how many numbers of a kind one load takes where rows of these sizes lie in a row."""
     length = WIDEST // BYTES[kind]

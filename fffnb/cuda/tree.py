@@ -15,13 +15,12 @@ from .layer import SHARE, SMALL_SHARE, Layer
 from .order import sort_by_leaf
 from .rows import BLOCK as RUN_BLOCK
 from .rows import count_visits, list_rows, number_runs
-from .simt import BYTES, vector_length
+from .simt import BYTES, real_of, vector_length
 from .tree_backward import (
     chunk_columns,
     fitting_chunk,
     fitting_group,
     n_columns,
-    part_kind,
     slopes,
     step_chunks,
     step_parts,
@@ -42,6 +41,7 @@ __all__ = [
     "gather",
     "list_visits",
     "n_places",
+    "real_of",
     "step_rows",
     "update",
     "update_bias",
@@ -55,8 +55,8 @@ SWEEP_FROM, SWEEP_BYTES = 4096, 64_000_000
 #: Samples from which a batch fills the device.
 LARGE_BATCH = 4096
 
-#: Samples whose outputs one block mixes, and those whose slopes one team takes: few where the
-#: batch is small and would not fill the device, many where they share rows.
+#: Samples whose grad_x, and whose slopes, one team takes: few where the batch is small and would
+#: not fill the device, many where they share rows.
 MIX_GROUPS = {1: 1, 2048: 2, 8192: 4}
 SLOPE_GROUPS = {1: 1, 8192: 4}
 
@@ -179,7 +179,7 @@ def backward(
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
     keys = sort_by_leaf(call, leaves, batch, n_trees, layer.n_nodes)
-    found = call.take(batch * n_trees * layer.depth, part_kind(layer))
+    found = call.take(batch * n_trees * layer.depth, real_of(layer.kind))
     kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
     grid = (-(-batch // samples), n_trees, 1)
     call(kernel, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
@@ -264,7 +264,7 @@ def _step(
     chunk, sparse = fitting_chunk(layer, by_batch(CHUNKS, batch)), slots is not None
     n_chunks = -(-batch // chunk)
     bias = visits.keys if bias is None else bias
-    parts = call.take(2 * n_trees * n_chunks * layer.depth * n_columns(layer), part_kind(layer))
+    parts = call.take(2 * n_trees * n_chunks * layer.depth * n_columns(layer), real_of(layer.kind))
     slots = slots if sparse else visits.keys
     kernel, threads = step_chunks(layer, rule.kind, chunk, sparse)
     call(

@@ -18,7 +18,19 @@ from numba import cuda, int32, int64
 from .launch import Kernel
 from .layer import FEWEST, Layer, team_of
 from .order import SAMPLE
-from .simt import BYTES, REAL, dot_of, helper, mover, peek, poke, row_movers, share_of, team_sum
+from .simt import (
+    BYTES,
+    REAL,
+    dot_of,
+    helper,
+    mover,
+    peek,
+    poke,
+    real_of,
+    row_movers,
+    share_of,
+    team_sum,
+)
 from .tree_walk import activate, derivative
 from .update import RULE, row_step
 
@@ -89,11 +101,6 @@ def slopes(layer, group):
     return Kernel(body, layer.kind, signature), lanes * teams, teams * group
 
 
-def part_kind(layer: Layer) -> str:
-    """Return the kind of the numbers that kernels compute with."""
-    return "float64" if layer.kind == "float64" else "float32"
-
-
 def n_columns(layer: Layer) -> int:
     """Return the columns of a row of parts: those of the nodes, and a vector for the bias."""
     return layer.width + (layer.length if layer.has_bias else 0)
@@ -101,7 +108,7 @@ def n_columns(layer: Layer) -> int:
 
 def most_threads(layer: Layer, chunk: int) -> int:
     """Return the threads of a block that goes through a chunk, as far as memory lasts."""
-    size = BYTES[part_kind(layer)]
+    size = BYTES[real_of(layer.kind)]
     room = SHARED - chunk * (2 * layer.depth * size + 16)  # less weights, samples, leaves
     return min(BLOCK, room // (layer.depth * layer.length * size) // FEWEST * FEWEST)
 
@@ -129,7 +136,7 @@ def step_chunks(layer, rule, chunk, sparse):
     """
     load, _ = mover(layer.kind, layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
-    _, put_part = mover(part_kind(layer), layer.length)
+    _, put_part = mover(real_of(layer.kind), layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_in, n_out, n_nodes, mask = layer.n_in, layer.n_out, layer.n_nodes, SAMPLE
     activation, stride = layer.activation, n_columns(layer)
@@ -274,7 +281,7 @@ def step_chunks(layer, rule, chunk, sparse):
 @functools.cache
 def step_parts(layer, rule, chunk, sparse):
     """Return the kernel that steps the rows that several chunks share."""
-    load_part, _ = mover(part_kind(layer), layer.length)
+    load_part, _ = mover(real_of(layer.kind), layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_nodes, stride = layer.n_nodes, n_columns(layer)

@@ -6,7 +6,6 @@ Frameworks are found in `sys.modules`: who holds one of their arrays has importe
 from __future__ import annotations
 
 import functools
-import math
 import sys
 from typing import Any, NamedTuple
 
@@ -203,11 +202,6 @@ class View(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the array."""
-        return BYTES[self.dtype] * math.prod(self.shape)
 
 
 def view(name: str, found: Any, kind: Kind, device: int | None = None) -> View:

@@ -19,7 +19,6 @@ from .views import (
     check_device_rule,
     check_updatable,
     forward_plan,
-    real_of,
     vector_length,
 )
 
@@ -83,7 +82,7 @@ def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: 
     """Do what `fff_backward` says."""
     plan = _planned(kind, grad_y, x, nodes, trace)
     table, batch = plan.table, plan.batch
-    (n_trees, n_nodes, width), real = table.shape, real_of(table.dtype)
+    (n_trees, n_nodes, width), real = table.shape, plan.real
     lead: tuple[int, ...] = (n_trees, n_nodes)
     if sparse:
         lead = (cuda.tree.n_places(table.depth, batch, n_trees),)

@@ -25,11 +25,6 @@ INPUTS = ("x", "nodes", "bias")
 KEPT = 1024
 
 
-def real_of(dtype: str) -> str:
-    """Return the dtype in which kernels compute with stored numbers."""
-    return "float64" if dtype == "float64" else "float32"
-
-
 class Table(NamedTuple):
     """Nodes, checked."""
 
@@ -63,7 +58,7 @@ class Plan(NamedTuple):
     @property
     def real(self) -> str:
         """The dtype in which kernels compute."""
-        return real_of(self.table.dtype)
+        return cuda.tree.real_of(self.table.dtype)
 
     def layer(self, *addresses: Any) -> Any:
         """Return the constants of kernels that move arrays which start at these addresses."""
@@ -148,7 +143,7 @@ def backward_plan(
     _shaped("grad_y", grads, (*lead, width), "that of the output of x and nodes")
     found = view("trace.scores", scores, kind, table.device)
     ends = view("trace.leaves", leaves, kind, table.device)
-    real = real_of(table.dtype)
+    real = cuda.tree.real_of(table.dtype)
     if found.dtype != real or ends.dtype != "int32":
         raise TypeError(
             f"trace must hold {real} scores and int32 leaves, got {found.dtype}, {ends.dtype}"
@@ -226,7 +221,7 @@ def _samples(name: str, array: Any, kind: Kind, table: Table) -> View:
 def _bias(bias: Any, kind: Kind, table: Table) -> None:
     """Refuse a bias that does not fit nodes."""
     found = view("bias", bias, kind, table.device)
-    real = real_of(table.dtype)
+    real = cuda.tree.real_of(table.dtype)
     if found.dtype != real:
         raise TypeError(f"bias must be {real} for nodes of {table.dtype}, got {found.dtype}")
     _shaped("bias", found, table.shape[:2], "n_trees and n_nodes of nodes")
