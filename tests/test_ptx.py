@@ -172,6 +172,7 @@ CASES = {
     "float64": ((768, 768, 8, 16384, "float64"), r"v2\.f64"),
     "even width": ((770, 770, 8, 128, "float32"), r"v2\.f32"),
     "odd width": ((767, 769, 8, 128, "float32"), None),
+    "odd width, float16": ((767, 769, 8, 128, "float16"), None),
 }
 
 
@@ -189,6 +190,16 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
             assert not loads
         elif moves_rows:
             assert loads and all(re.fullmatch(vectors, load) for load in loads), name_of(kernel)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_product_is_rounded_before_a_team_sums_it(dtype, started):
+    """Else each lane has its own sum, and one may go left where the others go right."""
+    call(7, 9, 5, 9, dtype)
+    for kernel in started:
+        if name_of(kernel) in ("walk", "slopes"):
+            shuffled = re.search(r"shfl\.sync\.bfly.*?\n.*?(add\.rn|fma)", ptx(kernel), re.DOTALL)
+            assert shuffled and shuffled[1] == "add.rn"
 
 
 def test_two_stages_of_a_forward_pass(started, monkeypatch):

@@ -111,6 +111,7 @@ if SIMULATED:
 
 else:
     from llvmlite import ir
+    from numba.cuda import libdevice
     from numba.cuda.extending import intrinsic
 
     INTEGER = {bits: ir.IntType(bits) for bits in (16, 32)}
@@ -233,13 +234,6 @@ else:
 
         return types.int32(a, types.int64, types.int32), generate
 
-    @helper
-    def warp_sum(value):
-        """Return the sum of the values of a warp."""
-        for distance in (16, 8, 4, 2, 1):
-            value += cuda.shfl_xor_sync(0xFFFFFFFF, value, distance)
-        return value
-
     @functools.cache
     def team_sum(kind, lanes, teams):
         """Return total(value, turn), the sum of the values of a team's threads.
@@ -247,6 +241,15 @@ else:
         Calls that follow each other take turns, 0 and 1: one barrier is enough then.
         """
         real, warps, size = REAL[kind], lanes // WARP, 2 * WARP
+        # Never made one operation with the product that a value may be: all lanes get the same sum.
+        add = libdevice.dadd_rn if kind == "float64" else libdevice.fadd_rn
+
+        @helper
+        def warp_sum(value):
+            for distance in (16, 8, 4, 2, 1):
+                value = add(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, distance))
+            return value
+
         if warps == 1:
 
             @helper

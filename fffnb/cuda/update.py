@@ -14,6 +14,9 @@ from .simt import REAL, helper, mover
 
 SGD, MOMENTUM, ADAMW, STORE = range(4)
 
+#: Moments of each kind.
+MOMENTS = {SGD: 0, MOMENTUM: 1, ADAMW: 2, STORE: 0}
+
 #: What a rule adds to the signature of a kernel, and how many numbers it has.
 RULE = ("real", "real", "int64", "float", "float", "float", "float", "float")
 NUMBERS = 5
@@ -31,15 +34,15 @@ def row_step(rule, kind, length):
     `rule_of` is what a rule adds to the arguments of a kernel.
     """
     load, store = mover(kind, length)
-    real, mean, variance = REAL[kind], length, 2 * length
+    real, mean, variance, n_moments = REAL[kind], length, 2 * length, MOMENTS[rule]
 
     @helper
     def read(table, rule_of, at, state, j):
         if rule != STORE:
             load(table, at, state, j)
-        if rule in (MOMENTUM, ADAMW):
+        if n_moments > 0:
             load(rule_of[0], at, state, j + mean)
-        if rule == ADAMW:
+        if n_moments > 1:
             load(rule_of[1], at, state, j + variance)
 
     if rule == STORE:

@@ -94,6 +94,10 @@ class Torch(Kind):
         """Return where an array starts."""
         return array.data_ptr()
 
+    def device(self, array: Any) -> int:
+        """Return the number of the device of an array."""
+        return int(array.get_device())
+
     def stream(self, device: int) -> int:
         """Return the handle of the current stream of a device."""
         if self.raw_stream is not None:

@@ -314,9 +314,11 @@ def test_both_forms_of_the_kernels_agree(kind, path, forget_kernels, monkeypatch
         patch.setattr("numba.config.CUDA_LOW_OCCUPANCY_WARNINGS", 0)
         for forget in (forget_kernels, *caches):
             forget()
-        found = everything(kind, given)
-    for forget in (forget_kernels, *caches):
-        forget()
+        try:
+            found = everything(kind, given)
+        finally:
+            for forget in (forget_kernels, *caches):
+                forget()
     for one, other in zip(found, expected, strict=True):
         one, other = np.frombuffer(one, np.float32), np.frombuffer(other, np.float32)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
