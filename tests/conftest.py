@@ -39,11 +39,12 @@ def path(request, monkeypatch):
 @pytest.fixture
 def forget_kernels():
     """Give a function that forgets all GPU kernels, as after a change of what is compiled in."""
-    names = ("order", "rows", "tree", "tree_backward", "tree_mix", "tree_walk", "update")
+    names = ("order", "rows", "steps", "tree", "tree_backward", "tree_mix", "tree_steps")
+    names += ("tree_leap", "tree_walk", "update")
 
     def forget():
-        modules = [importlib.import_module(f"fffnb.cuda.{name}") for name in names]
-        for module in (*modules, importlib.import_module("fffnb.ops.tree_cuda")):
+        for name in names:
+            module = importlib.import_module(f"fffnb.cuda.{name}")
             for made in vars(module).values():
                 if hasattr(made, "cache_clear"):
                     made.cache_clear()

@@ -24,9 +24,10 @@ if importlib.util.find_spec("nvidia") is None:
 cache = importlib.import_module("fffnb.cuda.cache")
 launch = importlib.import_module("fffnb.cuda.launch")
 tree = importlib.import_module("fffnb.cuda.tree")
-tree_backward = importlib.import_module("fffnb.cuda.tree_backward")
+tree_steps = importlib.import_module("fffnb.cuda.tree_steps")
+steps = importlib.import_module("fffnb.cuda.steps")
 
-HOT = {"walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
+HOT = {"leap", "walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
 CAPABILITY = (9, 0)
 
 #: Of a block, as every GPU has it.
@@ -181,7 +182,8 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
     arguments, vectors = CASES[case]
     call(*arguments)
     kernels = {kernel: ptx(kernel) for kernel in started}
-    assert {name_of(kernel) for kernel in kernels} >= HOT - {"scout"}
+    names, form = {name_of(kernel) for kernel in kernels}, "leap" if arguments[3] < 1000 else "walk"
+    assert names & HOT == HOT - {"leap", "walk", "scout"} | {form}
     for kernel, code in kernels.items():
         assert f"{name_of(kernel)}: {stray(kernel, code)}" == f"{name_of(kernel)}: []"
         moves_rows = name_of(kernel) in HOT - {"step_parts"}  # which sums float32, of bfloat16 too
@@ -193,11 +195,23 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_wide_rows_of_few_samples_are_shared_by_a_cluster(dtype, started, monkeypatch):
+    monkeypatch.setattr(tree, "has_clusters", lambda device: True)
+    call(8192, 8000, 5, 3, dtype)
+    kernel = next(kernel for kernel in started if name_of(kernel) == "leap")
+    code = ptx(kernel)
+    assert not stray(kernel, code)
+    assert re.search(r"\)\s*\.reqnctapercluster 8, 1, 1\s*\{", code)
+    for instruction in ("%cluster_ctarank", "mapa.shared::cluster", "barrier.cluster.wait"):
+        assert instruction in code
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_product_is_rounded_before_a_team_sums_it(dtype, started):
     """Else each lane has its own sum, and one may go left where the others go right."""
     call(7, 9, 5, 9, dtype)
     for kernel in started:
-        if name_of(kernel) in ("walk", "slopes"):
+        if name_of(kernel) in ("leap", "slopes"):
             shuffled = re.search(r"shfl\.sync\.bfly.*?\n.*?(add\.rn|fma)", ptx(kernel), re.DOTALL)
             assert shuffled and shuffled[1] == "add.rn"
 
@@ -222,10 +236,10 @@ def test_chunks_of_every_depth_fit_into_shared_memory():
     kinds = (("float32", 4), ("float32", 1), ("float64", 2), ("bfloat16", 8))
     for (dtype, length), depth in itertools.product(kinds, range(1, 32)):
         layer = tree.Layer(dtype, 8, 8, depth, 0, True, length)
-        for most in tree.CHUNKS.values():
-            chunk = tree_backward.fitting_chunk(layer, most)
+        for most in steps.CHUNKS.values():
+            chunk = tree_steps.fitting_chunk(layer, most)
             assert 1 <= chunk <= most
-            blocks, threads = tree_backward.chunk_columns(layer, chunk)
+            blocks, threads = tree_steps.chunk_columns(layer, chunk)
             assert blocks * threads * length >= layer.width
             size = 8 if dtype == "float64" else 4
             handed = threads * depth * length * size
@@ -249,7 +263,7 @@ def test_the_cache_tells_kernels_apart(started, monkeypatch, forget_kernels):
     assert keys().keys() == first.keys()
     kernel = next(iter(first.values()))
     assert cache.key_of(kernel.body, kernel.types(), "sm_80") not in first
-    monkeypatch.setattr(tree, "CHUNKS", {1: 2})
+    monkeypatch.setattr(steps, "CHUNKS", {1: 2})
     changed = [name_of(kernel) for key, kernel in keys().items() if key not in first]
     assert set(changed) == {"step_chunks", "step_parts"}
 

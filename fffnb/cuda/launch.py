@@ -12,7 +12,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from numba import cuda, types
 
@@ -31,8 +31,8 @@ STORED = {
 #: Registers of a multiprocessor.
 REGISTERS = 65_536
 
-#: Launches of a kernel that are kept ready.
-BOUND = 1024
+#: Passes of each kind, and launches of each kernel, that are kept ready.
+KEPT = 1024
 
 _cuda: Any = cuda
 
@@ -42,11 +42,15 @@ class Kernel:
 
     A signature names for each argument what it is: "int" and "float", which come last, are scalars
     of 64 bits, every other word an array: of "stored" numbers, of "real" ones to compute with, or
-    of int32 or int64. All launches of a kernel have blocks of the same size.
+    of int32 or int64. All launches of a kernel have blocks of the same size. Blocks form clusters
+    of so many.
     """
 
-    def __init__(self, body: Callable[..., None], kind: str, signature: tuple[str, ...]) -> None:
+    def __init__(
+        self, body: Callable[..., None], kind: str, signature: tuple[str, ...], cluster: int = 1
+    ) -> None:
         self.body = body
+        self.cluster = cluster
         self.kind = kind
         self.signature = signature
         self._loaded: dict[int, Any] = {}
@@ -73,7 +77,10 @@ class Kernel:
         """Return the code of the pointer form for a compute capability."""
         options: dict[str, Any] = {"device": False, "abi": "numba", "output": "ptx"}
         code, _ = _cuda.compile(self.body, self.types(), cc=capability, **options)
-        return str(code)
+        if self.cluster == 1:
+            return str(code)
+        head, brace, rest = str(code).partition("\n{")  # of the entry, which is the last to come
+        return f"{head}\n.reqnctapercluster {self.cluster}, 1, 1{brace}{rest}"
 
     @functools.cached_property
     def simulated(self) -> Any:
@@ -87,7 +94,7 @@ class Kernel:
         """
         place = device, grid, block
         if place not in self._bound:
-            if len(self._bound) == BOUND:
+            if len(self._bound) == KEPT:
                 self._bound.clear()
             self._bound[place] = self._bind(*place)
         return self._bound[place]
@@ -119,9 +126,9 @@ class Kernel:
                 "the stream is capturing a graph, and this kernel is not compiled yet: "
                 "call the function once before the capture"
             )
-        from cuda.core import Device, ObjectCode
+        from cuda.core import ObjectCode
 
-        capability = tuple(Device(device).compute_capability)
+        capability = capability_of(device)
         registers = min(255, REGISTERS // max(block, WARP) // 8 * 8)
         target = f"sm_{capability[0]}{capability[1]}, {registers} registers"
         key = cache.key_of(self.body, self.types(), target)
@@ -144,20 +151,19 @@ class Kernel:
         return name, code
 
 
-class Call(NamedTuple):
+class Call(Protocol):
     """Where the kernels of a call run, and where their scratch comes from."""
 
-    device: int
-    stream: int
-    take: Callable[[int, str], Any]
+    @property
+    def stream(self) -> int:
+        """The handle of the stream."""
 
-    def __call__(self, kernel: Kernel, grid: tuple[int, ...], block: int, *arguments: Any) -> None:
-        """Start a kernel."""
-        kernel.bind(self.device, grid, block)(self.stream, *arguments)
+    def take(self, size: int, dtype: str) -> Any:
+        """Return the address of memory for `size` numbers."""
 
 
 class _Room(threading.local):
-    """Where a thread puts the arguments of a launch; the driver copies them."""
+    """Where a thread puts the arguments of a launch, which the driver copies, and its device."""
 
     def __init__(self) -> None:
         self.values: Any = (ctypes.c_int64 * 32)()
@@ -165,6 +171,8 @@ class _Room(threading.local):
         first, size = ctypes.addressof(self.values), ctypes.sizeof(ctypes.c_int64)
         places = (ctypes.c_void_p * 32)(*range(first, first + 32 * size, size))
         self.keep, self.places = places, ctypes.c_void_p(ctypes.addressof(places))
+        number = ctypes.c_int()
+        self.device = number, ctypes.byref(number)
 
 
 _room = _Room()
@@ -177,6 +185,20 @@ def driver() -> Any:
     pointer, size = ctypes.c_void_p, ctypes.c_uint
     library.cuLaunchKernel.argtypes = [pointer, *[size] * 7, pointer, pointer, pointer]
     return library
+
+
+@functools.cache
+def capability_of(device: int) -> tuple[int, int]:
+    """Return the compute capability of a device."""
+    from cuda.core import Device
+
+    major, minor = Device(device).compute_capability
+    return int(major), int(minor)
+
+
+def has_clusters(device: int) -> bool:
+    """Return whether blocks of a device form clusters, which share their memory."""
+    return not SIMULATED and capability_of(device) >= (9, 0)
 
 
 def is_capturing(stream: int) -> bool:
@@ -200,8 +222,10 @@ def zero(stream: int, address: Any, size: int) -> None:
 
 def enter(device: int) -> Any:
     """Make a device current in this thread; return what was before, None if it was the same."""
-    number = ctypes.c_int(-1)
-    if SIMULATED or (driver().cuCtxGetDevice(ctypes.byref(number)) == 0 and number.value == device):
+    if SIMULATED:
+        return None
+    number, place = _room.device
+    if driver().cuCtxGetDevice(place) == 0 and number.value == device:
         return None
     from cuda.core import Device
 

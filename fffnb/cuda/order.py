@@ -8,6 +8,7 @@ Keys are flat (n_trees, batch) arrays of int64: ``leaf << 32 | sample``.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,15 +99,24 @@ def merge_runs(group, n_keys, turns):
     return Kernel(body, "float32", ("int64", "int64", "int", "int")), threads
 
 
-def sort_by_leaf(call: Call, leaves: Any, batch: int, n_trees: int, last_leaf: int) -> Any:
-    """Return the keys of all trees, sorted; leaves count from 0 to 2**depth - 1, `last_leaf`."""
-    tile = SMALL if batch <= SMALL else LARGE
-    keys, grid = call.take(n_trees * batch, "int64"), (-(-batch // tile), n_trees, 1)
-    call(sort_tiles(tile), grid, tile // 2, leaves, keys, batch, n_trees, last_leaf)
-    merge, threads = merge_runs(GROUP, MERGED, TURNS)
-    run = tile
-    while run < batch:
-        merged = call.take(n_trees * batch, "int64")
-        call(merge, (-(-batch // MERGED), n_trees, 1), threads, keys, merged, run, batch)
-        keys, run = merged, run * GROUP
-    return keys
+def sort_by_leaf(batch: int, n_trees: int, last_leaf: int, device: int) -> Callable[..., Any]:
+    """Return run(call, leaves), which returns the keys of all trees, sorted.
+
+    Leaves count from 0 to 2**depth - 1, `last_leaf`.
+    """
+    tile, n_keys = SMALL if batch <= SMALL else LARGE, n_trees * batch
+    tiles = sort_tiles(tile).bind(device, (-(-batch // tile), n_trees, 1), tile // 2)
+    kernel, threads = merge_runs(GROUP, MERGED, TURNS)
+    merge = kernel.bind(device, (-(-batch // MERGED), n_trees, 1), threads)
+
+    def run(call: Call, leaves: Any) -> Any:
+        keys = call.take(n_keys, "int64")
+        tiles(call.stream, leaves, keys, batch, n_trees, last_leaf)
+        length = tile
+        while length < batch:
+            merged = call.take(n_keys, "int64")
+            merge(call.stream, keys, merged, length, batch)
+            keys, length = merged, length * GROUP
+        return keys
+
+    return run

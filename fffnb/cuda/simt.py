@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import cuda, types
+from numba import cuda, int32, types
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
@@ -89,6 +89,24 @@ if SIMULATED:
     def fetch_add(a, i, value):
         """Add to a[i], which other threads may do too, and return what it was."""
         return cuda.atomic.add(a, i, value)
+
+    @functools.cache
+    def cluster_of(kind, size):
+        """Return rank(), send(a, i, value, rank) and meet() of a cluster, here of one block."""
+        if size > 1:
+            raise NotImplementedError("blocks do not meet in the simulator")
+
+        def rank():
+            return 0
+
+        def send(a, i, value, rank):
+            a[i] = value
+
+        @helper
+        def meet():
+            cuda.syncthreads()
+
+        return rank, send, meet
 
     @functools.cache
     def team_sum(kind, lanes, teams):
@@ -233,6 +251,71 @@ else:
             return builder.atomic_rmw("add", target, arguments[2], "monotonic")
 
         return types.int32(a, types.int64, types.int32), generate
+
+    @functools.cache
+    def cluster_of(kind, size):
+        """Return rank(), send(a, i, value, rank) and meet() of a cluster of blocks.
+
+        `rank` is that of this block; `send` sets a[i], in the shared memory of another; `meet` is a
+        barrier for all of them.
+        """
+        if size == 1:
+
+            @helper
+            def rank():
+                return int32(0)
+
+            @helper
+            def send(a, i, value, rank):
+                poke(a, i, value)
+
+            @helper
+            def meet():
+                cuda.syncthreads()
+
+            return rank, send, meet
+
+        letter, number = ("d", "f64") if kind == "float64" else ("f", "f32")
+
+        @intrinsic
+        def rank(typing):
+            def generate(context, builder, signature, arguments):
+                assembly = ir.FunctionType(INTEGER[32], [])
+                return builder.asm(assembly, "mov.u32 $0, %cluster_ctarank;", "=r", [], True)
+
+            return types.int32(), generate
+
+        @intrinsic
+        def send(typing, a, i, value, rank):
+            code = (
+                "{ .reg .u64 %own; .reg .u32 %place; cvta.to.shared.u64 %own, $0; "
+                "cvt.u32.u64 %place, %own; mapa.shared::cluster.u32 %place, %place, $1; "
+                f"st.shared::cluster.{number} [%place], $2; }}"
+            )
+
+            def generate(context, builder, signature, arguments):
+                array, at, number, rank = arguments
+                place = _pointer(context, builder, signature.args[0], array, at)
+                place = builder.ptrtoint(place, ir.IntType(64))
+                given = [place, rank, number]
+                assembly = ir.FunctionType(ir.VoidType(), [each.type for each in given])
+                builder.asm(assembly, code, f"l,r,{letter},~{{memory}}", given, True)
+                return context.get_dummy_value()
+
+            return types.void(a, types.int64, REAL[kind], types.int32), generate
+
+        @intrinsic
+        def meet(typing):
+            code = "barrier.cluster.arrive.release; barrier.cluster.wait.acquire;"
+
+            def generate(context, builder, signature, arguments):
+                assembly = ir.FunctionType(ir.VoidType(), [])
+                builder.asm(assembly, code, "~{memory}", [], True)
+                return context.get_dummy_value()
+
+            return types.void(), generate
+
+        return rank, send, meet
 
     @functools.cache
     def team_sum(kind, lanes, teams):

@@ -1,7 +1,8 @@
-"""The tree on the GPU: the kernels of `tree_walk`, `tree_mix` and `tree_backward` put to work.
+"""The tree on the GPU: the kernels of `tree_walk`, `tree_backward` and `tree_mix` put to work.
 
-Arguments are checked by the caller. Arrays are addresses of contiguous memory (flat arrays in the
-simulator) with one batch axis; a `Call` says where kernels run and gives them scratch.
+Arguments are checked by the caller. A pass is made ready once for each layer and batch: what it
+returns, ``run(call, ...)``, only starts kernels. Arrays are addresses of contiguous memory (flat
+arrays in the simulator) with one batch axis; a `Call` has the stream and gives scratch.
 """
 
 from __future__ import annotations
@@ -10,47 +11,23 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from .launch import Call, zero
+from .launch import KEPT, Call, has_clusters, zero
 from .layer import SHARE, SMALL_SHARE, Layer
 from .order import sort_by_leaf
-from .rows import BLOCK as RUN_BLOCK
-from .rows import count_visits, list_rows, number_runs
 from .simt import BYTES, real_of, vector_length
-from .tree_backward import (
-    chunk_columns,
-    fitting_chunk,
-    fitting_group,
-    n_columns,
-    slopes,
-    step_chunks,
-    step_parts,
-)
+from .tree_backward import fitting_group, slopes
+from .tree_leap import blocks_of, leap
 from .tree_mix import mix, slices
 from .tree_walk import PLACED, place, scout, walk
-from .update import ADAMW, BLOCK, MOMENTUM, NUMBERS, SGD, STORE, count_rows, update_rows
 
-__all__ = [
-    "ADAMW",
-    "MOMENTUM",
-    "SGD",
-    "Call",
-    "Layer",
-    "Rule",
-    "backward",
-    "forward",
-    "gather",
-    "list_visits",
-    "n_places",
-    "real_of",
-    "step_rows",
-    "update",
-    "update_bias",
-    "vector_length",
-]
+__all__ = ["Layer", "Visits", "backward", "by_batch", "forward", "real_of", "vector_length"]
 
 #: Samples, and bytes of a tree that does not stay in the second-level cache, from which the forward
 #: pass has two stages.
 SWEEP_FROM, SWEEP_BYTES = 4096, 64_000_000
+
+#: Samples up to which the forward pass leaps, where one block takes each; blocks, where several do.
+LEAP_BATCH, LEAP_BLOCKS = 256, 128
 
 #: Samples from which a batch fills the device.
 LARGE_BATCH = 4096
@@ -60,43 +37,24 @@ LARGE_BATCH = 4096
 MIX_GROUPS = {1: 1, 2048: 2, 8192: 4}
 SLOPE_GROUPS = {1: 1, 8192: 4}
 
-#: Samples of a chunk whose rows one block sums.
-CHUNKS = {1: 4, 512: 8, 2048: 16, 8192: 64, 16384: 128}
+Form = Literal["leap", "walk", "sweep"]
 
-#: Threads of a block that lists rows.
-LIST_BLOCK = 256
+FORMS: tuple[Form, ...] = ("leap", "walk", "sweep")
 
 #: Chosen form of the forward pass, for tests and benchmarks; None leaves it to `choose`.
-forced: Literal["walk", "sweep"] | None = None
+forced: Form | None = None
 
 Operand = Any  # an address; a flat array in the simulator
 
 
-class Rule(NamedTuple):
-    """An optimiser step: its kind, numbers, and state arrays."""
-
-    kind: int
-    first: Operand
-    second: Operand
-    steps: Operand
-    numbers: tuple[float, ...]
-
-    def arguments(self) -> tuple[Any, ...]:
-        """Return what kernels take."""
-        missing = NUMBERS - len(self.numbers)
-        return self.first, self.second, self.steps, *self.numbers, *[0.0] * missing
-
-
 class Visits(NamedTuple):
-    """Who visited which node, with which weight in the gradient: see `tree_backward`."""
+    """Who visited which node, with which weight in the gradient: see `tree_steps`."""
 
     keys: Operand
     slopes: Operand
     scores: Operand
     x: Operand
     grad_y: Operand
-    batch: int
-    n_trees: int
 
 
 def by_batch(table: dict[int, int], batch: int) -> int:
@@ -109,14 +67,19 @@ def held(batch: int) -> int:
     return SMALL_SHARE if batch < LARGE_BATCH else SHARE
 
 
-def choose(layer: Layer, batch: int, n_trees: int) -> Literal["walk", "sweep"]:
-    """Return the form of the forward pass; both give the same bits."""
-    if forced not in (None, "walk", "sweep"):
-        raise ValueError(f"forced must be None, 'walk' or 'sweep', got {forced!r}")
-    if n_trees > 1 or layer.depth < 2:
-        return "walk"
+def choose(layer: Layer, batch: int, n_trees: int, device: int) -> Form:
+    """Return the form of the forward pass: as forced, where the layer and the device have it."""
+    if forced not in (None, *FORMS):
+        raise ValueError(f"forced must be None or one of {', '.join(FORMS)}, got {forced!r}")
+    blocks = blocks_of(max(layer.n_in, layer.n_out))
+    leaps = blocks == 1 or (blocks > 1 and has_clusters(device))
+    sweeps = n_trees == 1 and layer.depth > 1
+    if forced is not None:
+        return forced if {"leap": leaps, "sweep": sweeps}.get(forced, True) else "walk"
+    if leaps and batch <= (LEAP_BATCH if blocks == 1 else LEAP_BLOCKS // blocks):
+        return "leap"
     large = layer.n_nodes * layer.width * BYTES[layer.kind] >= SWEEP_BYTES
-    return forced or ("sweep" if batch >= SWEEP_FROM and large else "walk")
+    return "sweep" if sweeps and large and batch >= SWEEP_FROM else "walk"
 
 
 def forward(
@@ -127,8 +90,19 @@ def forward(
     ``run(call, x, nodes, bias, scores, leaves, y)`` writes y (batch, n_out) and, if it traces,
     scores (batch, n_trees, depth) and leaves (batch, n_trees).
     """
-    if choose(layer, batch, n_trees) == "sweep":
-        return functools.partial(_sweep, layer, batch), True
+    return _forward(layer, batch, n_trees, device, traces, forced)
+
+
+@functools.lru_cache(KEPT)
+def _forward(
+    layer: Layer, batch: int, n_trees: int, device: int, traces: bool, forced: str | None
+) -> tuple[Callable[..., None], bool]:
+    """Return what `forward` does, kept apart by what is `forced`."""
+    form = choose(layer, batch, n_trees, device)
+    if form == "sweep":
+        return _sweep(layer, batch, device), True
+    if form == "leap":
+        return _leap(layer, batch, n_trees, device, traces), traces
     kernel, threads, teams = walk(layer, held(batch), 0, traces)
     start = kernel.bind(device, (-(-batch // teams), 1, 1), threads)
 
@@ -139,198 +113,60 @@ def forward(
     return run, traces
 
 
-def _sweep(
-    layer: Layer,
-    batch: int,
-    call: Call,
-    x: Operand,
-    nodes: Operand,
-    bias: Operand,
-    scores: Operand,
-    leaves: Operand,
-    y: Operand,
-) -> None:
-    """Go down one tree in two stages."""
+def _leap(layer: Layer, batch: int, n_trees: int, device: int, traces: bool) -> Callable[..., None]:
+    """Return run(...), which goes down the trees several levels at once."""
+    blocks = blocks_of(max(layer.n_in, layer.n_out))
+    kernel, threads = leap(layer, blocks, traces)
+    start = kernel.bind(device, (batch * blocks, 1, 1), threads)
+
+    def run(call: Call, x: Operand, nodes: Operand, bias: Operand, *found: Operand) -> None:
+        start(call.stream, x, nodes, bias, *found, n_trees)
+
+    return run
+
+
+def _sweep(layer: Layer, batch: int, device: int) -> Callable[..., None]:
+    """Return run(...), which goes down one tree in two stages."""
     top = layer.depth // 2
-    ranks, counts = call.take(batch, "int32"), call.take(1 << top, "int32")
-    order = call.take(batch, "int32")
-    zero(call.stream, counts, 4 << top)
     kernel, threads, teams = scout(layer, held(batch), top)
-    grid = (-(-batch // teams), 1, 1)
-    call(kernel, grid, threads, x, nodes, bias, scores, leaves, ranks, counts, batch)
-    grid = (-(-batch // PLACED), 1, 1)
-    call(place(top, PLACED), grid, PLACED, leaves, ranks, counts, order, batch)
+    down = kernel.bind(device, (-(-batch // teams), 1, 1), threads)
+    arrange = place(top, PLACED).bind(device, (-(-batch // PLACED), 1, 1), PLACED)
     kernel, threads, teams = walk(layer, held(batch), top, True)
-    grid = (-(-batch // teams), 1, 1)
-    call(kernel, grid, threads, x, nodes, bias, order, scores, leaves, y, batch, 1)
+    on = kernel.bind(device, (-(-batch // teams), 1, 1), threads)
+
+    def run(call: Call, x: Operand, nodes: Operand, bias: Operand, *found: Operand) -> None:
+        scores, leaves, y = found
+        ranks, counts = call.take(batch, "int32"), call.take(1 << top, "int32")
+        order = call.take(batch, "int32")
+        zero(call.stream, counts, 4 << top)
+        down(call.stream, x, nodes, bias, scores, leaves, ranks, counts, batch)
+        arrange(call.stream, leaves, ranks, counts, order, batch)
+        on(call.stream, x, nodes, bias, order, scores, leaves, y, batch, 1)
+
+    return run
 
 
-def backward(
-    call: Call,
-    layer: Layer,
-    batch: int,
-    n_trees: int,
-    grad_y: Operand,
-    x: Operand,
-    nodes: Operand,
-    scores: Operand,
-    leaves: Operand,
-    grad_x: Operand,
-) -> Visits:
-    """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
-    keys = sort_by_leaf(call, leaves, batch, n_trees, layer.n_nodes)
-    found = call.take(batch * n_trees * layer.depth, real_of(layer.kind))
+@functools.lru_cache(KEPT)
+def backward(layer: Layer, batch: int, n_trees: int, device: int) -> Callable[..., Visits]:
+    """Return run(...), the first half of a backward pass made ready.
+
+    ``run(call, grad_y, x, nodes, scores, leaves, grad_x)`` writes grad_x (batch, n_in) and returns
+    the visits of which `steps` takes the rows.
+    """
+    sort = sort_by_leaf(batch, n_trees, layer.n_nodes, device)
+    n_scores, real = batch * n_trees * layer.depth, real_of(layer.kind)
     kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
-    grid = (-(-batch // samples), n_trees, 1)
-    call(kernel, grid, threads, keys, scores, grad_y, nodes, found, batch, n_trees)
+    slope = kernel.bind(device, (-(-batch // samples), n_trees, 1), threads)
     group = by_batch(MIX_GROUPS, batch)
     kernel, threads, samples = mix(layer, group)
-    grid = (-(-batch // samples), slices(layer.n_in, layer.length, group)[0], 1)
-    call(kernel, grid, threads, keys, leaves, found, nodes, grad_x, batch, n_trees)
-    return Visits(keys, found, scores, x, grad_y, batch, n_trees)
+    n_slices, _ = slices(layer.n_in, layer.length, group)
+    mixed = kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)
 
+    def run(call: Call, *arrays: Operand) -> Visits:
+        grad_y, x, nodes, scores, leaves, grad_x = arrays
+        keys, found = sort(call, leaves), call.take(n_scores, real)
+        slope(call.stream, keys, scores, grad_y, nodes, found, batch, n_trees)
+        mixed(call.stream, keys, leaves, found, nodes, grad_x, batch, n_trees)
+        return Visits(keys, found, scores, x, grad_y)
 
-def n_places(depth: int, batch: int, n_trees: int) -> int:
-    """Return how many rows a batch may visit."""
-    return n_trees * sum(min(1 << level, batch) for level in range(depth))
-
-
-def list_visits(call: Call, layer: Layer, visits: Visits, rows: Operand, count: Operand) -> Operand:
-    """List the visited rows, and return the place of each sample's rows among them."""
-    batch, n_trees = visits.batch, visits.n_trees
-    slots = call.take(n_trees * layer.depth * batch, "int64")
-    counts = call.take(n_trees * layer.depth, "int64")
-    grid = (layer.depth, n_trees, 1)
-    call(number_runs(RUN_BLOCK), grid, RUN_BLOCK, visits.keys, slots, counts, batch, layer.depth)
-    places = n_places(layer.depth, batch, n_trees)
-    call(
-        list_rows(LIST_BLOCK),
-        (-(-batch // LIST_BLOCK), layer.depth, n_trees),
-        LIST_BLOCK,
-        visits.keys,
-        slots,
-        counts,
-        rows,
-        count,
-        batch,
-        layer.depth,
-        places,
-    )
-    return slots
-
-
-def gather(
-    call: Call,
-    layer: Layer,
-    visits: Visits,
-    table: Operand,
-    bias: Operand,
-    slots: Operand = None,
-) -> None:
-    """Write the gradients of the visited rows to those of `table`, or, by `slots`, one by one."""
-    unused = visits.keys
-    rule = Rule(STORE, unused, unused, unused, ())
-    _step(call, layer, visits, table, bias, rule, slots)
-
-
-def update(
-    call: Call, layer: Layer, visits: Visits, nodes: Operand, bias: Operand, rule: Rule
-) -> None:
-    """Take one optimiser step on each visited row of `nodes`; `bias` receives its gradient."""
-    if rule.kind == ADAMW:
-        call(
-            count_visits(LIST_BLOCK),
-            (-(-visits.batch // LIST_BLOCK), layer.depth, visits.n_trees),
-            LIST_BLOCK,
-            visits.keys,
-            rule.steps,
-            visits.batch,
-            layer.depth,
-        )
-    _step(call, layer, visits, nodes, bias, rule, None)
-
-
-def _step(
-    call: Call,
-    layer: Layer,
-    visits: Visits,
-    table: Operand,
-    bias: Operand,
-    rule: Rule,
-    slots: Operand,
-) -> None:
-    """Step the visited rows of `table` by their gradients."""
-    batch, n_trees = visits.batch, visits.n_trees
-    chunk, sparse = fitting_chunk(layer, by_batch(CHUNKS, batch)), slots is not None
-    n_chunks = -(-batch // chunk)
-    bias = visits.keys if bias is None else bias
-    parts = call.take(2 * n_trees * n_chunks * layer.depth * n_columns(layer), real_of(layer.kind))
-    slots = slots if sparse else visits.keys
-    kernel, threads = step_chunks(layer, rule.kind, chunk, sparse)
-    call(
-        kernel,
-        (n_chunks, chunk_columns(layer, chunk)[0], n_trees),
-        threads,
-        visits.keys,
-        visits.slopes,
-        visits.scores,
-        visits.x,
-        visits.grad_y,
-        slots,
-        parts,
-        table,
-        bias,
-        batch,
-        n_trees,
-        *rule.arguments(),
-    )
-    if n_chunks == 1:
-        return
-    kernel, threads, blocks = step_parts(layer, rule.kind, chunk, sparse)
-    call(
-        kernel,
-        (n_chunks, n_trees * layer.depth, blocks),
-        threads,
-        visits.keys,
-        slots,
-        parts,
-        table,
-        bias,
-        batch,
-        n_chunks,
-        *rule.arguments(),
-    )
-
-
-def update_bias(
-    call: Call, layer: Layer, visits: Visits, bias: Operand, gradient: Operand, rule: Rule
-) -> None:
-    """Take one optimiser step on the bias of each visited node; `gradient` has one for each."""
-    n_rows = n_places(layer.depth, visits.batch, visits.n_trees)
-    rows, count = call.take(n_rows, "int64"), call.take(1, "int64")
-    list_visits(call, layer, visits, rows, count)
-    step_rows(call, rule, layer.kind, 1, bias, rows, gradient, n_rows, 1, by_place=False)
-
-
-def step_rows(
-    call: Call,
-    rule: Rule,
-    kind: str,
-    length: int,
-    table: Operand,
-    rows: Operand,
-    gradients: Operand,
-    n_rows: int,
-    width: int,
-    *,
-    by_place: bool = True,
-) -> None:
-    """Take one optimiser step on each table[rows[r]] with gradients[r].
-
-    Unless they go `by_place`, its gradient is gradients[rows[r]].
-    """
-    if rule.kind == ADAMW:
-        grid = (-(-n_rows // BLOCK), 1, 1)
-        call(count_rows(), grid, BLOCK, rows, rule.steps, n_rows)
-    kernel, grid = update_rows(rule.kind, kind, length, by_place), (n_rows, 1, 1)
-    call(kernel, grid, BLOCK, table, rows, gradients, width, *rule.arguments())
+    return run

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 from .. import cuda
@@ -55,8 +53,9 @@ def forward(
         leaves = kind.empty((*plan.lead, n_trees), "int32", nodes)
     if batch > 0:
         layer = plan.layer(x_at, nodes_at, out_at)
-        arguments = layer, batch, n_trees, table.device, return_trace, cuda.tree.forced
-        run, needs_trace = _prepared(*arguments)
+        run, needs_trace = cuda.tree.forward(
+            layer, batch, n_trees, table.device, traces=return_trace
+        )
         with Running(kind, nodes, table.device) as call:
             found = out_at, out_at
             if return_trace:
@@ -70,14 +69,6 @@ def forward(
     return out, Trace(scores, leaves, activation, bias is not None, table.shape, plan.n_in)
 
 
-@functools.lru_cache(1024)
-def _prepared(
-    layer: Any, batch: int, n_trees: int, device: int, traces: bool, forced: str | None
-) -> tuple[Callable[..., None], bool]:
-    """Return the forward pass of a layer made ready; `forced` is that of `cuda.tree`."""
-    return cuda.tree.forward(layer, batch, n_trees, device, traces=traces)
-
-
 def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: bool) -> Gradients:
     """Do what `fff_backward` says."""
     plan = _planned(kind, grad_y, x, nodes, trace)
@@ -85,13 +76,13 @@ def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: 
     (n_trees, n_nodes, width), real = table.shape, plan.real
     lead: tuple[int, ...] = (n_trees, n_nodes)
     if sparse:
-        lead = (cuda.tree.n_places(table.depth, batch, n_trees),)
+        lead = (cuda.steps.n_places(table.depth, batch, n_trees),)
         rows, count = kind.empty(lead, "int64", nodes), kind.empty((1,), "int64", nodes)
     values = kind.empty((*lead, width), table.dtype, nodes)
     bias = kind.empty(lead, real, nodes) if trace.has_bias else None
     grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
     with Running(kind, nodes, table.device) as call:
-        target, slots = kind.address(values), None
+        target = kind.address(values)
         biases = target if bias is None else kind.address(bias)
         if sparse:
             cuda.launch.zero(call.stream, kind.address(count), BYTES["int64"])
@@ -101,10 +92,13 @@ def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: 
                 cuda.launch.zero(call.stream, biases, table.n_rows * BYTES[real])
         if batch > 0:
             layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
+            slots = visits.keys
             if sparse:
-                listed = kind.address(rows), kind.address(count)
-                slots = cuda.tree.list_visits(call, layer, visits, *listed)
-            cuda.tree.gather(call, layer, visits, target, biases, slots)
+                listed = cuda.steps.list_visits(table.depth, batch, n_trees, table.device)
+                slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
+            rule = cuda.steps.store(visits.keys)
+            step = cuda.steps.step_visited(layer, batch, n_trees, table.device, rule.kind, sparse)
+            step(call, visits, target, biases, rule, slots)
     if not sparse:
         return Gradients(grad_x, values, bias)
     of_bias = None if bias is None else RowGradient(rows, bias, None, count)
@@ -130,21 +124,24 @@ def backward_update(
         if not trace.has_bias:
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
         biases = check_bias(bias, kind, table)
-        step = check_device_rule(bias_rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
+        biases_rule = check_device_rule(bias_rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
     grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
     if plan.batch == 0:
         return grad_x
     with Running(kind, nodes, table.device) as call:
         state = nodes_rule.first, nodes_rule.second
         layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x, *state)
-        target = kind.address(nodes)
+        place = plan.batch, table.shape[0], table.device
+        gradient = visits.keys
         if biases is None:
             layer = layer._replace(has_bias=False)
-            cuda.tree.update(call, layer, visits, target, None, nodes_rule)
         else:
             gradient = call.take(table.n_rows, table.dtype)
-            cuda.tree.update(call, layer, visits, target, gradient, nodes_rule)
-            cuda.tree.update_bias(call, layer, visits, biases, gradient, step)
+        step = cuda.steps.step_visited(layer, *place, nodes_rule.kind, False)
+        step(call, visits, kind.address(nodes), gradient, nodes_rule, visits.keys)
+        if biases is not None:
+            step = cuda.steps.step_bias(layer, *place, biases_rule.kind)
+            step(call, visits.keys, biases, gradient, biases_rule)
     return grad_x
 
 
@@ -172,26 +169,18 @@ def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateR
             f"got {values.shape}"
         )
     n_rows = math.prod(table.shape) // width
-    step = check_device_rule(rule, "rule", parameter, (n_rows, width), kind)
+    own = check_device_rule(rule, "rule", parameter, (n_rows, width), kind)
     if rows.shape[0] > 0:
         arrays = [kind.address(part) for part in (parameter, gradient.rows, gradient.values)]
         offset = 0
         if not cuda.launch.SIMULATED:
-            offset = (arrays[0] | arrays[2] | step.first | step.second) & 15
+            offset = (arrays[0] | arrays[2] | own.first | own.second) & 15
         length = vector_length(table.dtype, (width,), offset)
+        step = cuda.steps.step_rows(
+            table.dtype, length, rows.shape[0], width, device, own.kind, True
+        )
         with Running(kind, parameter, device) as call:
-            table_at, rows_at, values_at = arrays
-            cuda.tree.step_rows(
-                call,
-                step,
-                table.dtype,
-                length,
-                table_at,
-                rows_at,
-                values_at,
-                rows.shape[0],
-                width,
-            )
+            step(call, *arrays, own)
 
 
 def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace) -> Plan:
@@ -223,5 +212,6 @@ def _visits(
     arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x
     addresses = [kind.address(array) for array in arrays]
     layer = plan.layer(*addresses[:3], addresses[5], *state)
-    visits = cuda.tree.backward(call, layer, plan.batch, plan.table.shape[0], *addresses)
-    return layer, visits
+    table = plan.table
+    run = cuda.tree.backward(layer, plan.batch, table.shape[0], table.device)
+    return layer, run(call, *addresses)

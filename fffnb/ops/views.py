@@ -19,7 +19,6 @@ from .trace import activation_code
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 MOMENTS = ("mean", "variance")
-INPUTS = ("x", "nodes", "bias")
 
 #: Kinds of calls of which the checks are kept.
 KEPT = 1024
@@ -44,56 +43,54 @@ class Table(NamedTuple):
         return BYTES[self.dtype] * math.prod(self.shape)
 
 
-class Plan(NamedTuple):
+class Plan:
     """A call of which the arguments are checked."""
 
-    table: Table
-    lead: tuple[int, ...]
-    batch: int
-    n_in: int
-    n_out: int
-    activation: int
-    has_bias: bool
-
-    @property
-    def real(self) -> str:
-        """The dtype in which kernels compute."""
-        return cuda.tree.real_of(self.table.dtype)
+    def __init__(
+        self,
+        table: Table,
+        lead: tuple[int, ...],
+        n_in: int,
+        n_out: int,
+        activation: int,
+        has_bias: bool,
+    ) -> None:
+        self.table, self.lead, self.batch = table, lead, math.prod(lead)
+        self.n_in, self.n_out, self.activation = n_in, n_out, activation
+        self.has_bias = has_bias
+        self.real = cuda.tree.real_of(table.dtype)
+        size, of_bias = BYTES[table.dtype] * self.batch, table.n_rows * BYTES[self.real]
+        self.sizes = size * n_out, size * n_in, table.n_bytes, of_bias * has_bias
+        self.layers: dict[int, Any] = {}
 
     def layer(self, *addresses: Any) -> Any:
         """Return the constants of kernels that move arrays which start at these addresses."""
-        mask = 0
+        offset = 0
         if not cuda.launch.SIMULATED:
             for address in addresses:
-                mask |= address
-        return _layer(self, mask & 15)
+                offset |= address
+        offset &= 15  # from a multiple of the bytes of the widest load
+        layer = self.layers.get(offset)
+        if layer is None:
+            dtype, sizes = self.table.dtype, (self.n_in, self.n_out, self.table.depth)
+            length = vector_length(dtype, sizes[:2], offset)
+            layer = cuda.tree.Layer(dtype, *sizes, self.activation, self.has_bias, length)
+            self.layers[offset] = layer
+        return layer
 
     def check_apart(self, out: Any, x: Any, nodes: Any, bias: Any) -> None:
         """Refuse an output that lies over an input, all given by their addresses."""
         if cuda.launch.SIMULATED:
             return
-        sizes = _sizes(self)
-        stop = out + sizes[0]
-        for name, address, size in zip(INPUTS, (x, nodes, bias), sizes[1:], strict=True):
-            if out < address + size and address < stop:
+        size, of_x, of_nodes, of_bias = self.sizes
+        stop = out + size
+        for name, start, end in (
+            ("x", x, x + of_x),
+            ("nodes", nodes, nodes + of_nodes),
+            ("bias", bias, bias + of_bias),
+        ):
+            if out < end and start < stop:
                 raise ValueError(f"out must not overlap {name}, got arrays that share memory")
-
-
-@functools.lru_cache(KEPT)
-def _sizes(plan: Plan) -> tuple[int, int, int, int]:
-    """Return the bytes of out, x, nodes and bias."""
-    size = BYTES[plan.table.dtype] * plan.batch
-    of_bias = plan.table.n_rows * BYTES[plan.real] if plan.has_bias else 0
-    return size * plan.n_out, size * plan.n_in, plan.table.n_bytes, of_bias
-
-
-@functools.lru_cache(KEPT)
-def _layer(plan: Plan, offset: int) -> Any:
-    """Return the constants of kernels whose arrays start `offset` bytes after a multiple of 16."""
-    dtype = plan.table.dtype
-    length = vector_length(dtype, (plan.n_in, plan.n_out), offset)
-    sizes = plan.n_in, plan.n_out, plan.table.depth
-    return cuda.tree.Layer(dtype, *sizes, plan.activation, plan.has_bias, length)
 
 
 def vector_length(dtype: str, sizes: tuple[int, ...], offset: int) -> int:
@@ -120,7 +117,7 @@ def forward_plan(
         if target.dtype != table.dtype:
             raise TypeError(f"out must have the dtype of nodes, {table.dtype}, got {target.dtype}")
         _shaped("out", target, (*lead, width), "that of the output")
-    return Plan(table, lead, math.prod(lead), n_in, width, code, bias is not None)
+    return Plan(table, lead, n_in, width, code, bias is not None)
 
 
 @functools.lru_cache(KEPT)
@@ -152,7 +149,7 @@ def backward_plan(
     _shaped("trace.scores", found, shape, "leading axes of x, trees, depth")
     _shaped("trace.leaves", ends, shape[:-1], "leading axes of x, trees")
     code = ACTIVATIONS.index(activation)
-    return Plan(table, lead, math.prod(lead), n_in, width, code, has_bias)
+    return Plan(table, lead, n_in, width, code, has_bias)
 
 
 def check_updatable(name: str, dtype: str) -> None:
@@ -186,16 +183,15 @@ def check_device_rule(
         _shaped(label, found, shape, "that of the parameter")
         return kind.address(array)
 
-    unused = kind.address(parameter)
-    whole = tuple(parameter.shape)
+    unused, whole, steps = kind.address(parameter), tuple(parameter.shape), cuda.steps
     if rule.kind == "adamw":
         mean, variance = (state(key, dtype, whole) for key in MOMENTS)
-        steps = state("steps", "int64", (math.prod(shape[:-1]),))
-        return cuda.tree.Rule(cuda.tree.ADAMW, mean, variance, steps, numbers)
+        counts = state("steps", "int64", (math.prod(shape[:-1]),))
+        return steps.Rule.of(steps.ADAMW, (mean, variance, counts), numbers)
     if rule.numbers["momentum"] != 0:
         velocity = state("momentum", dtype, whole)
-        return cuda.tree.Rule(cuda.tree.MOMENTUM, velocity, unused, unused, numbers)
-    return cuda.tree.Rule(cuda.tree.SGD, unused, unused, unused, numbers)
+        return steps.Rule.of(steps.MOMENTUM, (velocity, unused, unused), numbers)
+    return steps.Rule.of(steps.SGD, (unused, unused, unused), numbers)
 
 
 def _table(kind: Kind, nodes: Any) -> Table:

@@ -54,22 +54,24 @@ def pytest_collection_modifyitems(items):
 
 
 def make_tiles_small(patch):
-    for name in ("order.SMALL", "tree_backward.PARTS", "tree_backward.FEW_PARTS"):
+    from fffnb.cuda.layer import FEWEST
+
+    for name in ("order.SMALL", "tree_steps.PARTS", "tree_steps.FEW_PARTS"):
         patch.setattr(f"fffnb.cuda.{name}", 2)
-    for name in ("RUN_BLOCK", "LIST_BLOCK", "PLACED", "BLOCK"):
-        patch.setattr(f"fffnb.cuda.tree.{name}", 4)
-    for name in ("order.LARGE", "order.GROUP", "update.BLOCK", "tree_mix.SHARE"):
+    for name in ("order.LARGE", "order.GROUP", "update.BLOCK", "tree_mix.SHARE", "tree.PLACED"):
+        patch.setattr(f"fffnb.cuda.{name}", 4)
+    for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
     patch.setattr("fffnb.cuda.tree.SMALL_SHARE", cuda.tree.SHARE)  # as for large batches
     patch.setattr("fffnb.cuda.order.TURNS", 2)
     patch.setattr("fffnb.cuda.order.MERGED", 3)
-    patch.setattr("fffnb.cuda.tree_backward.BLOCK", cuda.tree_backward.FEWEST)
-    patch.setattr("fffnb.cuda.tree.CHUNKS", {1: 1, 4: 2, 16: 3})
+    patch.setattr("fffnb.cuda.tree_steps.BLOCK", FEWEST)
+    patch.setattr("fffnb.cuda.steps.CHUNKS", {1: 1, 4: 2, 16: 3})
     patch.setattr("fffnb.cuda.tree.MIX_GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.tree.SLOPE_GROUPS", {1: 1, 3: 2, 6: 4})
 
 
-@pytest.fixture(params=["walk", "sweep"])
+@pytest.fixture(params=["leap", "walk", "sweep"])
 def path(request, monkeypatch):
     """Force one form of the tree's forward pass."""
     monkeypatch.setattr("fffnb.cuda.tree.forced", request.param)
@@ -82,7 +84,7 @@ def poisoned_device_buffers(kind, monkeypatch):
     ops = getattr(device, type(kind).__name__)
     monkeypatch.setattr(ops, "empty", poisoned(ops.empty, kind))
     if not kinds.SIMULATED:
-        monkeypatch.setattr(running.Scratch, "take", poisoned_scratch(running.Scratch.take))
+        monkeypatch.setattr(running.Running, "take", poisoned_scratch(running.Running.take))
 
 
 def poisoned(empty, kind):
@@ -95,7 +97,7 @@ def poisoned(empty, kind):
 def poisoned_scratch(take):
     def poison(self, size, dtype):
         address = take(self, size, dtype)
-        n_words, stream = size * np.dtype(dtype).itemsize // 4, ctypes.c_void_p(self.key[-1])
+        n_words, stream = size * np.dtype(dtype).itemsize // 4, ctypes.c_void_p(self.stream)
         if n_words > 0 and not cuda.launch.SIMULATED:
             place, pattern = ctypes.c_uint64(address), ctypes.c_uint(POISON[dtype])
             fill = cuda.launch.driver().cuMemsetD32Async

@@ -446,7 +446,7 @@ def test_the_device_is_left_even_when_memory_runs_out_again(layer, monkeypatch):
 
     left = []
     with monkeypatch.context() as patch:
-        patch.setattr(running.Scratch, "close", fail)
+        patch.setattr(running.Running, "keep", fail)
         patch.setattr(cuda.launch, "enter", lambda device: "the one before")
         patch.setattr(cuda.launch, "leave", left.append)
         with pytest.raises(MemoryError, match="no memory is left"):

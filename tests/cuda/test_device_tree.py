@@ -60,7 +60,7 @@ def test_cases_hold_every_value_of_every_factor(tiles):
     assert bias == {True, False}
     lengths = {cuda.tree.vector_length("float32", *case[:2]) for case in SMALL}
     assert lengths == {1, 2, 4}
-    for groups in (cuda.tree.MIX_GROUPS, cuda.tree.SLOPE_GROUPS, cuda.tree.CHUNKS):
+    for groups in (cuda.tree.MIX_GROUPS, cuda.tree.SLOPE_GROUPS, cuda.steps.CHUNKS):
         assert {cuda.tree.by_batch(groups, size) for size in batch} == set(groups.values())
 
 
@@ -99,11 +99,19 @@ class Problem:
 
 
 def check(kind, case, dtype, seed):
-    """Compare forward and backward of one case; return counts of samples and unclear ones."""
+    """Compare forward and backward of one case; return counts of samples and unclear ones.
+
+    Forward passes of each form are right, and backward passes of the trace that is chosen.
+    """
     given = Problem(kind, case, dtype, seed)
-    y, trace = given.forward(return_trace=True)
     run, right, sizes = given.truth()
-    np.testing.assert_array_equal(kind.get(trace.leaves), run.leaves)
+    for form in (*cuda.tree.FORMS, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fffnb.cuda.tree.forced", form)
+            y, trace = given.forward(return_trace=True)
+        np.testing.assert_array_equal(kind.get(trace.leaves), run.leaves)
+        if dtype in BOUND:
+            assert rms(kind.get(y) - right[0]) <= BOUND[dtype] * rms(sizes[0]), (case, form)
     results = y, *given.backward(trace)
     for found, expected, size in zip(results, right, sizes, strict=True):
         if found is None:
@@ -202,7 +210,9 @@ def test_two_runs_give_the_same_bits(kind, tiles, path):
 
 @pytest.mark.skipif(not kinds.SIMULATED, reason="a GPU chooses the order by itself")
 @pytest.mark.parametrize(
-    ("path", "case"), [("walk", 0), ("sweep", 0), ("walk", 1)], indirect=["path"]
+    ("path", "case"),
+    [("leap", 0), ("walk", 0), ("sweep", 0), ("leap", 1), ("walk", 1)],
+    indirect=["path"],
 )
 def test_any_order_of_the_threads_gives_the_same_bits(kind, path, case, monkeypatch):
     given = Problem(kind, FEW[case], "float32")
@@ -297,7 +307,7 @@ def test_values_that_are_not_finite_stay_in_their_sample(value, kind, path):
 def test_an_unknown_path_is_refused(kind, monkeypatch):
     given = Problem(kind, (9, 7, 3, 1, "gelu", 6, True), "float32")
     monkeypatch.setattr("fffnb.cuda.tree.forced", "run")
-    with pytest.raises(ValueError, match="forced must be None, 'walk' or 'sweep', got 'run'"):
+    with pytest.raises(ValueError, match="forced must be None or one of leap, walk, sweep, got 'run'"):
         given.forward()
 
 
