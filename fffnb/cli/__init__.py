@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fffnb: interrupted", file=sys.stderr)
         return 130
-    except (TypeError, ValueError, OSError, ImportError, MemoryError) as error:
+    except (TypeError, ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         print(f"fffnb: error: {error}", file=sys.stderr)
         return 2
     return status

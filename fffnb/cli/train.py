@@ -57,6 +57,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     training.add_argument("--batch-size", type=at_least_1, default=32)
     training.add_argument("--epochs", type=at_least_1, default=40)
     training.add_argument("--seed", type=at_least_0, default=0)
+    training.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to train: cuda is the GPU"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("fffnb-run"), metavar="DIR")
     output.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
@@ -172,6 +175,7 @@ def fit(
         progress=False if options.quiet or options.json else None,
         checkpoint=checkpoint,
         resume=options.resume and (name == "fff" or checkpoint.exists()),
+        device=options.device,
     )
 
 

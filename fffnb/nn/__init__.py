@@ -1,10 +1,12 @@
-"""A small trainer on NumPy arrays: layers, losses, optimisers, and `fit`."""
+"""A small trainer: layers, losses, optimisers, and `fit`, on the CPU or a GPU."""
 
 from .evaluate import accuracy, predict
 from .fit import fit
-from .layers import FFF, GELU, Layer, Linear, ReLU, Sequential
+from .layer import Layer
+from .layers import FFF, GELU, Linear, ReLU, Sequential
 from .losses import mean_squared_error, softmax_cross_entropy
-from .optim import SGD, AdamW, Optimizer
+from .optim import SGD, AdamW
+from .optimizer import Optimizer
 from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step

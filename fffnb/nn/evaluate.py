@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .layers import Layer
-
-Array = NDArray[Any]
+from .layer import Array, Layer
+from .namespace import concatenate, namespace_of
 
 #: Samples in a batch of an evaluation.
 EVALUATION_BATCH = 1024
@@ -28,7 +24,7 @@ def predict(model: Layer, x: Array) -> Array:
     Returns
     -------
     ndarray, shape (n, n_out)
-        The outputs.
+        The outputs, of the kind of `x`.
 
     Examples
     --------
@@ -37,8 +33,11 @@ def predict(model: Layer, x: Array) -> Array:
     >>> nn.predict(nn.Linear(3, 2), np.ones((5, 3), np.float32)).shape
     (5, 2)
     """
-    starts = range(0, max(1, len(x)), EVALUATION_BATCH)
-    return np.concatenate([model(x[start : start + EVALUATION_BATCH]) for start in starts])
+    starts = range(0, max(1, x.shape[0]), EVALUATION_BATCH)
+    stops = [*starts[1:], x.shape[0]]
+    batches = (x[start:stop, ...] for start, stop in zip(starts, stops, strict=True))
+    outputs: Array = concatenate([model(batch) for batch in batches])
+    return outputs
 
 
 def accuracy(model: Layer, x: Array, labels: Array) -> float:
@@ -65,4 +64,12 @@ def accuracy(model: Layer, x: Array, labels: Array) -> float:
     >>> nn.accuracy(nn.ReLU(), np.eye(2), np.array([0, 1]))
     1.0
     """
-    return float(np.mean(predict(model, x).argmax(axis=1) == labels))
+    return share_right(predict(model, x), labels)
+
+
+def share_right(output: Array, labels: Array) -> float:
+    """Return the share of outputs whose largest column is that of their label."""
+    xp = namespace_of(output)
+    right = xp.argmax(output, axis=1) == labels
+    size: int = math.prod(right.shape)
+    return int(xp.count_nonzero(right)) / size

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .layers import Layer
+from .layer import Array, Layer
 from .losses import Loss, softmax_cross_entropy
-from .optim import AdamW, Optimizer
+from .optim import AdamW
+from .optimizer import Optimizer
+from .place import Gpu, Place, check_device
 from .run import History, Run, progress_bar, stop_on_interrupt
 from .schedules import Schedule, constant
-
-Array = NDArray[Any]
 
 
 def fit(
@@ -35,8 +33,9 @@ def fit(
     callback: Callable[[int, History], bool | None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    device: str | None = None,
 ) -> History:
-    """Train a model in place.
+    """Train a model in place, on the CPU or on a GPU.
 
     Parameters
     ----------
@@ -68,8 +67,11 @@ def fit(
         File to which the state of the run is written at the start, after each epoch and on
         Ctrl-C.
     resume : bool, default False
-        Go on from `checkpoint`. A run that was stopped anywhere and resumed ends with the same
-        bits as one that was not stopped.
+        Go on from `checkpoint`. A run that was stopped anywhere and resumed on the same device
+        ends with the same bits as one that was not stopped.
+    device : {"cpu", "cuda"}, optional
+        Where to take the steps, by default on the CPU. All arguments are NumPy arrays either way:
+        see the notes.
 
     Returns
     -------
@@ -82,8 +84,22 @@ def fit(
     TypeError, ValueError
         If an argument does not fit, the loss stops being finite, or the checkpoint is of another
         run; says what differs.
+    RuntimeError
+        If `device` is "cuda" and this machine has no usable GPU; says what is missing.
     ImportError
-        If a bar or a checkpoint is asked for and tqdm or safetensors is not installed.
+        If a bar, a checkpoint or a GPU is asked for and tqdm, safetensors, CuPy or
+        array-api-compat is not installed.
+
+    Notes
+    -----
+    With ``device="cuda"`` the parameters and the state of the optimiser are copied to the current
+    GPU, and back into the arrays of `model` before each callback and checkpoint, and at the end,
+    however the run ends: between these moments `model` is as it was. The samples stay on the host,
+    which gathers each batch in pinned memory and sends it while the GPU works on the one before.
+
+    Layers, `loss` and the optimiser are given CuPy arrays there. A loss should return its mean as
+    an array without axes: the losses are looked at every 16 steps, as that waits for the GPU. One
+    that stops being finite is found then, and named, but the steps after it were taken.
 
     Examples
     --------
@@ -96,11 +112,18 @@ def fit(
     """
     epochs = _whole("epochs", epochs, 1)
     batch_size, seed = _whole("batch_size", batch_size, 1), _whole("seed", seed, 0)
+    check_device(device)
     if resume and checkpoint is None:
         raise ValueError("checkpoint must name the file to resume from, got None")
     x, y, held = _split(x, y, validation, seed)
     optimizer = AdamW(model.parameters) if optimizer is None else optimizer
+    _check_parameters(model, optimizer)
     run = Run(
+        place=(
+            Gpu(model, optimizer, x, y, held, batch_size)
+            if device == "cuda"
+            else Place(model, optimizer, x, y, held)
+        ),
         model=model,
         x=x,
         y=y,
@@ -115,8 +138,11 @@ def fit(
     run.check_fits()
     if resume and checkpoint is not None:
         load_checkpoint(checkpoint, run, epochs)
+        run.place.send()
 
     def save() -> None:
+        if checkpoint is not None or callback is not None:
+            run.place.bring_back()
         if checkpoint is not None:
             save_checkpoint(checkpoint, run)
 
@@ -124,7 +150,10 @@ def fit(
         progress_bar(progress, epochs * run.n_batches, run.done) as bar,
         stop_on_interrupt() as stopped,
     ):
-        run.train(epochs, bar, stopped, callback, save)
+        try:
+            run.train(epochs, bar, stopped, callback, save)
+        finally:
+            run.place.bring_back()
     return run.history
 
 
@@ -135,6 +164,15 @@ def _whole(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def _check_parameters(model: Layer, optimizer: Optimizer) -> None:
+    """Refuse an optimiser of another model."""
+    for name, parameter in model.parameters.items():
+        if optimizer.parameters.get(name) is not parameter:
+            raise ValueError(
+                f"optimizer must hold the parameters of model, got another array for {name!r}"
+            )
 
 
 def _split(

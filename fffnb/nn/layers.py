@@ -1,68 +1,21 @@
-"""Layers with explicit forward and backward passes on NumPy arrays."""
+"""Layers with explicit forward and backward passes, on NumPy arrays or those of another library."""
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from ..nodes import check_dtype, check_size, default_depth, init_nodes
-from ..ops.rules import RowGradient
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
-from .optim import Optimizer
-
-Array = NDArray[Any]
-Gradients = dict[str, Array | RowGradient]
-
-
-class Layer:
-    """What all layers share.
-
-    Attributes
-    ----------
-    parameters : dict of str to ndarray
-        The trained arrays by name; an optimiser updates them in place.
-    neurons, neurons_read : int
-        How many neurons there are, and how many of them one sample reads.
-    """
-
-    neurons = 0
-    neurons_read = 0
-
-    def __init__(self) -> None:
-        self.parameters: dict[str, Array] = {}
-
-    def __call__(self, x: Array) -> Array:
-        """Return the output for samples x (batch, n_in), keeping nothing for a backward pass."""
-        return self.forward(x)[0]
-
-    def forward(self, x: Array) -> tuple[Array, Any]:
-        """Return the output for x and what `backward` needs."""
-        raise NotImplementedError
-
-    def backward(
-        self, grad_y: Array, trace: Any, *, sparse: bool = False
-    ) -> tuple[Array, Gradients]:
-        """Return the gradient of the input and those of the parameters by name.
-
-        With `sparse`, those of nodes and their biases are row gradients.
-        """
-        raise NotImplementedError
-
-    def backward_update(
-        self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
-    ) -> Array:
-        """Step the parameters, which the optimiser knows under `prefix` + name; return grad_x."""
-        grad_x, gradients = self.backward(grad_y, trace)
-        optimizer.step({prefix + name: gradient for name, gradient in gradients.items()})
-        return grad_x
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object, which `layer_from_config` reads."""
-        return {"kind": type(self).__name__}
+from .layer import Array, Gradients, Layer
+from .namespace import cast, namespace_of, ndtr
+from .optimizer import Optimizer
 
 
 class FFF(Layer):
@@ -260,10 +213,11 @@ class Linear(Layer):
         self, grad_y: Array, trace: Array, *, sparse: bool = False
     ) -> tuple[Array, Gradients]:
         """Return the gradient of the input and those of weight and bias."""
-        flat = grad_y.reshape(-1, self.n_out)
-        gradients: Gradients = {"weight": trace.reshape(-1, self.n_in).T @ flat}
+        xp = namespace_of(grad_y)
+        flat = xp.reshape(grad_y, (-1, self.n_out))
+        gradients: Gradients = {"weight": xp.reshape(trace, (-1, self.n_in)).T @ flat}
         if self.bias is not None:
-            gradients["bias"] = flat.sum(axis=0)
+            gradients["bias"] = xp.sum(flat, axis=0)
         return grad_y @ self.weight.T, gradients
 
     def config(self) -> dict[str, Any]:
@@ -277,14 +231,14 @@ class ReLU(Layer):
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         """Return the output for x and what `backward` needs."""
-        y = np.maximum(x, 0)
+        y = namespace_of(x).maximum(x, 0)
         return y, y
 
     def backward(
         self, grad_y: Array, trace: Array, *, sparse: bool = False
     ) -> tuple[Array, Gradients]:
         """Return the gradient of the input; there are no parameters."""
-        return grad_y * (trace > 0), {}
+        return grad_y * cast(trace > 0, grad_y.dtype), {}
 
 
 class GELU(Layer):
@@ -292,8 +246,6 @@ class GELU(Layer):
 
     def forward(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
         """Return the output for x and what `backward` needs."""
-        from scipy.special import ndtr
-
         phi = ndtr(x)
         return x * phi, (x, phi)
 
@@ -302,7 +254,7 @@ class GELU(Layer):
     ) -> tuple[Array, Gradients]:
         """Return the gradient of the input; there are no parameters."""
         x, phi = trace
-        density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi).astype(x.dtype)
+        density = namespace_of(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
         return grad_y * (phi + x * density), {}
 
 
@@ -363,6 +315,16 @@ class Sequential(Layer):
         for i in reversed(range(len(self.layers))):
             grad_y = self.layers[i].backward_update(grad_y, trace[i], optimizer, f"{prefix}{i}.")
         return grad_y
+
+    def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
+        """Return a copy of all layers that use other arrays."""
+        model = copy.copy(self)
+        model.parameters = dict(parameters)
+        model.layers = tuple(
+            layer.with_parameters({name: parameters[f"{i}.{name}"] for name in layer.parameters})
+            for i, layer in enumerate(self.layers)
+        )
+        return model
 
     def config(self) -> dict[str, Any]:
         """Return the structure as a JSON object."""

@@ -1,12 +1,19 @@
-"""Losses: each returns the mean over the batch and its gradient."""
+"""Losses: each returns the mean over the batch and its gradient.
+
+From arrays of another library than NumPy the mean is an array of it without axes: reading a number
+waits for the GPU.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .namespace import cast, holds_floats, holds_integers, namespace_of, scalar
 
 Array = NDArray[Any]
 Loss = Callable[[Array, Array], tuple[float, Array]]
@@ -35,6 +42,10 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
         If the labels are no integers, out of range, or not one per sample, or the batch is empty:
         it has no mean.
 
+    Notes
+    -----
+    The range of labels is looked at in NumPy arrays alone: looking would wait for a GPU.
+
     Examples
     --------
     >>> import numpy as np
@@ -45,15 +56,19 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     """
     _check_floats("logits", logits)
     check_labels("labels", labels, logits.shape)
-    picked = np.arange(len(labels)), labels
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    sums = exponentials.sum(axis=1, keepdims=True)
-    loss = float(np.mean(np.log(sums[:, 0]) - shifted[picked], dtype=np.float64))
+    xp, (batch, n_classes) = namespace_of(logits), logits.shape
+    picked = xp.arange(batch), labels
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    exponentials = xp.exp(shifted)
+    sums = xp.sum(exponentials, axis=1, keepdims=True)
+    loss = xp.sum(xp.log(sums[:, 0]) - shifted[picked], dtype=xp.float64) / batch
     gradient = exponentials / sums
-    gradient[picked] -= 1
-    gradient /= len(labels)
-    return loss, gradient
+    if xp is np:
+        gradient[picked] -= 1
+    else:  # the standard has no assignment to single places
+        gradient -= cast(labels[:, None] == xp.arange(n_classes), gradient.dtype)
+    gradient /= batch
+    return scalar(loss), gradient
 
 
 def mean_squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
@@ -86,27 +101,31 @@ def mean_squared_error(prediction: Array, target: Array) -> tuple[float, Array]:
     (4.0, array([4.]))
     """
     _check_floats("prediction", prediction)
-    if not isinstance(target, np.ndarray):
-        raise TypeError(f"target must be a numpy.ndarray, got {type(target).__name__}")
+    xp = namespace_of(prediction)
+    if not hasattr(target, "dtype") or namespace_of(target) is not xp:
+        kind, came = type(prediction), type(target).__name__
+        raise TypeError(f"target must be a {kind.__module__}.{kind.__qualname__}, got {came}")
     if target.shape != prediction.shape:
         raise ValueError(f"target must have shape {prediction.shape}, got {target.shape}")
     if target.dtype != prediction.dtype:
         raise TypeError(f"target must have dtype {prediction.dtype}, got {target.dtype}")
     difference = prediction - target
-    loss = float(np.mean(np.square(difference), dtype=np.float64))
-    return loss, difference * prediction.dtype.type(2 / difference.size)
+    size = math.prod(difference.shape)
+    loss = xp.sum(xp.square(difference), dtype=xp.float64) / size
+    return scalar(loss), difference * (2 / size)
 
 
 def check_labels(name: str, labels: Array, shape: tuple[int, ...]) -> None:
     """Refuse labels that are not one class per row of logits of a shape."""
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-        came = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+    if not holds_integers(labels):
+        came = getattr(labels, "dtype", type(labels).__name__)
         raise TypeError(f"{name} must be an array of integers, got {came}")
     if len(shape) != 2 or labels.shape != shape[:1]:
         raise ValueError(
             f"{name} must be one label per row of logits of shape {shape}, got {labels.shape}"
         )
-    if labels.size and not 0 <= labels.min() <= labels.max() < shape[1]:
+    known = isinstance(labels, np.ndarray) and labels.size > 0
+    if known and not 0 <= labels.min() <= labels.max() < shape[1]:
         raise ValueError(
             f"{name} must lie from 0 to {shape[1] - 1}, got {labels.min()} to {labels.max()}"
         )
@@ -114,8 +133,8 @@ def check_labels(name: str, labels: Array, shape: tuple[int, ...]) -> None:
 
 def _check_floats(name: str, array: Array) -> None:
     """Refuse what is no array of floats with a mean."""
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
-        came = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+    if not holds_floats(array):
+        came = getattr(array, "dtype", type(array).__name__)
         raise TypeError(f"{name} must be a float32 or float64 array, got {came}")
-    if array.size == 0:
+    if 0 in array.shape:
         raise ValueError(f"{name} must hold at least one sample, got shape {array.shape}")

@@ -7,162 +7,12 @@ bias by the number of visits of the row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..ops.arrays import check_native, check_writeable
-from ..ops.rules import RowGradient, UpdateRule
-from ..ops.update import update_rows
-
-Array = NDArray[Any]
-Gradient = Array | RowGradient
-
-
-class Optimizer:
-    """What SGD and AdamW share: parameters by name, and their state.
-
-    Attributes
-    ----------
-    parameters : dict of str to ndarray
-        The arrays that `step` writes to.
-    lr : float
-        Learning rate; may be set between steps.
-    """
-
-    kind: str
-
-    def __init__(self, parameters: Mapping[str, Array], lr: float) -> None:
-        for name, parameter in parameters.items():
-            check_writeable(f"parameter {name!r}", check_native(f"parameter {name!r}", parameter))
-        self.parameters = dict(parameters)
-        self.lr = _number("lr", lr, least=0.0)
-        self._state: dict[str, dict[str, Array]] = {name: {} for name in self.parameters}
-
-    def step(self, gradients: Mapping[str, Gradient]) -> None:
-        """Update the named parameters in place.
-
-        Parameters
-        ----------
-        gradients : mapping of str to ndarray or RowGradient
-            A gradient for some or all of the parameters.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If a name is unknown or a gradient does not fit its parameter.
-        """
-        for name, gradient in gradients.items():
-            parameter = self._parameter(name)
-            if isinstance(gradient, RowGradient):
-                width = 1 if gradient.values.ndim == 1 else gradient.values.shape[1]
-                update_rows(parameter, gradient, self.rule(name, width=width))
-                continue
-            if gradient.shape != parameter.shape or gradient.dtype != parameter.dtype:
-                raise ValueError(
-                    f"the gradient of {name!r} must be {parameter.dtype} of shape "
-                    f"{parameter.shape}, got {gradient.dtype} of shape {gradient.shape}"
-                )
-            self._dense(name, parameter, gradient)
-
-    def rule(self, name: str, *, width: int | None = None) -> UpdateRule:
-        """Return the next step of one parameter as a record, for `fff_backward_update`.
-
-        Parameters
-        ----------
-        name : str
-            Name of the parameter.
-        width : int, optional
-            Numbers in a row of the parameter: by default its last axis if it has three axes, as
-            nodes do, else 1, as for the bias of nodes.
-
-        Returns
-        -------
-        UpdateRule
-            Kind, numbers and the state arrays themselves, which the step updates.
-        """
-        parameter = self._parameter(name)
-        if width is None:
-            width = parameter.shape[-1] if parameter.ndim == 3 else 1
-        return UpdateRule(self.kind, self.settings(), self._row_state(name, parameter, width))
-
-    def state_dict(self) -> dict[str, dict[str, Array]]:
-        """Return the state arrays by parameter and word, as copies."""
-        return {
-            name: {word: array.copy() for word, array in state.items()}
-            for name, state in self._state.items()
-        }
-
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Array]]) -> None:
-        """Take over the state of another optimiser of the same kind and parameters.
-
-        Parameters
-        ----------
-        state : mapping
-            What `state_dict` returned; a parameter that it does not name starts anew.
-
-        Raises
-        ------
-        ValueError
-            If a name, shape or dtype does not fit; nothing has changed then.
-        """
-        unknown = sorted(set(state) - set(self.parameters))
-        if unknown:
-            raise ValueError(f"state must name parameters of this optimiser, got {unknown}")
-        for name, arrays in state.items():
-            for word, array in arrays.items():
-                self._check_state(name, word, array)
-            if arrays and set(arrays) != set(self._words()):
-                raise ValueError(
-                    f"state of {name!r} must hold {self._words()} or nothing, got {tuple(arrays)}"
-                )
-        self._state = {
-            name: {word: np.array(array, order="C") for word, array in state.get(name, {}).items()}
-            for name in self.parameters
-        }
-
-    def _parameter(self, name: str) -> Array:
-        if name not in self.parameters:
-            names = ", ".join(self.parameters)
-            raise KeyError(f"no parameter is called {name!r}; there are {names}")
-        return self.parameters[name]
-
-    def _moment(self, name: str, word: str) -> Array:
-        """Return a state array shaped like its parameter, zero at first."""
-        state = self._state[name]
-        if word not in state:
-            state[word] = np.zeros_like(self.parameters[name], order="C")
-        return state[word]
-
-    def _check_state(self, name: str, word: str, array: Array) -> None:
-        """Refuse a state array that does not fit."""
-        parameter = self.parameters[name]
-        if word not in self._words():
-            raise ValueError(f"state of {name!r} must hold {self._words()}, got {word!r}")
-        if array.shape != parameter.shape or array.dtype != parameter.dtype:
-            raise ValueError(
-                f"state {word!r} of {name!r} must be {parameter.dtype} of shape "
-                f"{parameter.shape}, got {array.dtype} of shape {array.shape}"
-            )
-
-    def _words(self) -> tuple[str, ...]:
-        """Return the words of the state."""
-        raise NotImplementedError
-
-    def settings(self) -> dict[str, float]:
-        """Return the numbers of the rule, by the names of `UpdateRule`."""
-        raise NotImplementedError
-
-    def _row_state(self, name: str, parameter: Array, width: int) -> dict[str, Array]:
-        """Return the state of a parameter in rows of `width` numbers."""
-        raise NotImplementedError
-
-    def _dense(self, name: str, parameter: Array, gradient: Array) -> None:
-        """Take one step with a dense gradient."""
-        raise NotImplementedError
+from .namespace import cast, namespace_of
+from .optimizer import Array, Optimizer, check_number
 
 
 class SGD(Optimizer):
@@ -208,8 +58,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr)
-        self.momentum = _number("momentum", momentum, least=0.0)
-        self.weight_decay = _number("weight_decay", weight_decay, least=0.0)
+        self.momentum = check_number("momentum", momentum, least=0.0)
+        self.weight_decay = check_number("weight_decay", weight_decay, least=0.0)
         self.nesterov = bool(nesterov)
         if nesterov and momentum == 0:
             raise ValueError("momentum must be above 0 with nesterov=True, got 0")
@@ -286,11 +136,11 @@ class AdamW(Optimizer):
     ) -> None:
         super().__init__(parameters, lr)
         self.betas = (
-            _number("betas[0]", betas[0], least=0.0, below=1.0),
-            _number("betas[1]", betas[1], least=0.0, below=1.0),
+            check_number("betas[0]", betas[0], least=0.0, below=1.0),
+            check_number("betas[1]", betas[1], least=0.0, below=1.0),
         )
-        self.eps = _number("eps", eps, least=0.0)
-        self.weight_decay = _number("weight_decay", weight_decay, least=0.0)
+        self.eps = check_number("eps", eps, least=0.0)
+        self.weight_decay = check_number("weight_decay", weight_decay, least=0.0)
 
     def _words(self) -> tuple[str, ...]:
         return ("mean", "variance", "steps")
@@ -307,17 +157,22 @@ class AdamW(Optimizer):
 
     def _steps(self, name: str) -> Array:
         """Return the step counts: one for the parameter, or one per row once rows were seen."""
-        return self._state[name].setdefault("steps", np.zeros(1, np.int64))
+        if "steps" not in self._state[name]:
+            xp = namespace_of(self.parameters[name])
+            self._state[name]["steps"] = xp.zeros(1, dtype=xp.int64)
+        return self._state[name]["steps"]
 
     def _row_state(self, name: str, parameter: Array, width: int) -> dict[str, Array]:
         steps = self._steps(name)
         n_rows = parameter.size // width
-        if len(steps) != n_rows:
-            self._state[name]["steps"] = np.full(n_rows, steps[0], np.int64)
+        if steps.shape[0] != n_rows:
+            xp = namespace_of(steps)
+            self._state[name]["steps"] = steps[:1] + xp.zeros(n_rows, dtype=xp.int64)
         moments = {word: self._moment(name, word) for word in ("mean", "variance")}
         return {**moments, "steps": self._state[name]["steps"]}
 
     def _dense(self, name: str, parameter: Array, gradient: Array) -> None:
+        xp = namespace_of(parameter)
         steps = self._steps(name)
         steps += 1
         mean, variance = self._moment(name, "mean"), self._moment(name, "variance")
@@ -325,13 +180,13 @@ class AdamW(Optimizer):
         mean += (1 - beta1) * (gradient - mean)
         variance *= beta2
         variance += (1 - beta2) * gradient * gradient
-        rows = parameter.reshape(len(steps), -1)  # a view: parameters are C-contiguous
-        real = parameter.dtype.type
-        size = (self.lr / (1 - beta1 ** steps.astype(np.float64))).astype(real)[:, None]
-        root = np.sqrt(1 - beta2 ** steps.astype(np.float64)).astype(real)[:, None]
+        rows, taken = (steps.shape[0], -1), cast(steps, xp.float64)
+        size = cast(self.lr / (1 - beta1**taken), parameter.dtype)[:, None]
+        root = cast(xp.sqrt(1 - beta2**taken), parameter.dtype)[:, None]
         parameter *= 1 - self.lr * self.weight_decay
-        denominator = np.sqrt(variance).reshape(rows.shape) / root + self.eps
-        rows -= size * (mean.reshape(rows.shape) / denominator)
+        denominator = xp.reshape(xp.sqrt(variance), rows) / root + self.eps
+        step = size * (xp.reshape(mean, rows) / denominator)
+        parameter -= xp.reshape(step, parameter.shape)
 
     def _check_state(self, name: str, word: str, array: Array) -> None:
         if word != "steps":
@@ -345,11 +200,3 @@ class AdamW(Optimizer):
             )
         if array.min() < 0:
             raise ValueError(f"state 'steps' of {name!r} must not be negative, got {array.min()}")
-
-
-def _number(name: str, value: float, *, least: float, below: float = math.inf) -> float:
-    """Return a finite number in [least, below), or say what is wrong with it."""
-    if not least <= value < below:
-        limit = "" if below == math.inf else f" and below {below}"
-        raise ValueError(f"{name} must be at least {least}{limit}, got {value}")
-    return float(value)

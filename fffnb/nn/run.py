@@ -14,15 +14,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .evaluate import predict
-from .layers import Layer
+from .evaluate import predict, share_right
+from .layer import Array, Layer
 from .losses import Loss, check_labels, mean_squared_error, softmax_cross_entropy
-from .optim import Optimizer
+from .optimizer import Optimizer
+from .place import Place
 from .schedules import Schedule
-
-Array = NDArray[Any]
 
 
 @dataclass
@@ -59,8 +57,9 @@ class History:
 
 @dataclass
 class Run:
-    """A run of `fit`: what it works on, and how far it is."""
+    """A run of `fit`: what it works on, where, and how far it is."""
 
+    place: Place
     model: Layer
     x: Array
     y: Array
@@ -74,6 +73,7 @@ class Run:
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the next one
     loss_sum: float = 0.0  # over the samples of those batches
+    unseen: list[tuple[int, int, Any]] = field(default_factory=list)  # batch, samples, loss
     history: History = field(default_factory=History)
 
     @property
@@ -88,18 +88,14 @@ class Run:
 
     def check_fits(self) -> None:
         """Refuse samples and targets that the model and the loss cannot take."""
-        for name, parameter in self.model.parameters.items():
-            if self.optimizer.parameters.get(name) is not parameter:
-                raise ValueError(
-                    f"optimizer must hold the parameters of model, got another array for {name!r}"
-                )
-        pairs = [("y", self.x, self.y)]
+        here = self.place
+        pairs = [("y", self.y, here.x, here.y)]
         if self.held is not None:
-            pairs.append(("the y of validation", *self.held))
-        for name, x, y in pairs:
-            output = self.model(x[:1])
+            pairs.append(("the y of validation", self.held[1], *here.held))
+        for name, targets, x, y in pairs:
+            output = here.model(x[:1])
             if self.loss is softmax_cross_entropy:
-                check_labels(name, y, (len(x), *output.shape[1:]))
+                check_labels(name, targets, (len(targets), *output.shape[1:]))
             elif self.loss is mean_squared_error:
                 mean_squared_error(output, y[:1])
 
@@ -125,48 +121,60 @@ class Run:
                 if callback is not None and callback(self.epoch, self.history):
                     return
         finally:
-            self.optimizer.lr = self.lr
+            self.place.optimizer.lr = self.lr
         if self.history.interrupted:
             save()
 
     def train_epoch(self, bar: Any, stopped: Callable[[], bool]) -> bool:
         """Take the steps that are left of this epoch; return False if stopped between two."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.x))
+        here = self.place
         while self.batch < self.n_batches:
             if stopped():
+                self.see_losses()
                 return False
             picked = order[self.batch * self.batch_size : (self.batch + 1) * self.batch_size]
-            output, trace = self.model.forward(self.x[picked])
-            value, gradient = self.loss(output, self.y[picked])
-            value = float(value)
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"the loss must stay finite, got {value} in epoch {self.epoch + 1}, step "
-                    f"{self.batch + 1}; a smaller learning rate may help"
-                )
-            self.optimizer.lr = float(self.lr * self.schedule(self.done))
-            self.model.backward_update(gradient, trace, self.optimizer)
-            self.loss_sum += value * len(picked)
+            output, trace = here.model.forward(here.x[picked])
+            value, gradient = self.loss(output, here.y[picked])
             self.batch += 1
+            self.unseen.append((self.batch, len(picked), value))
+            if self.batch % here.together == 0 or self.batch == self.n_batches:
+                latest = self.see_losses()
+            here.optimizer.lr = float(self.lr * self.schedule(self.done - 1))
+            here.model.backward_update(gradient, trace, here.optimizer)
             bar.update()
             if self.batch % 16 == 0 or self.batch == self.n_batches:
-                words = {"epoch": self.epoch + 1, "loss": f"{value:.3g}"}
+                words = {"epoch": self.epoch + 1, "loss": f"{latest:.3g}"}
                 if self.history.accuracy:
                     words["accuracy"] = f"{self.history.accuracy[-1]:.3f}"
                 bar.set_postfix(**words, refresh=False)
         return True
 
+    def see_losses(self) -> float:
+        """Add up the losses not seen yet, or refuse one that is not finite; return the last."""
+        value = math.nan
+        for batch, n_samples, unseen in self.unseen:
+            value = float(unseen)
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"the loss must stay finite, got {value} in epoch {self.epoch + 1}, step "
+                    f"{batch}; a smaller learning rate may help"
+                )
+            self.loss_sum += value * n_samples
+        self.unseen.clear()
+        return value
+
     def end_epoch(self, begin: float) -> None:
         """Evaluate and note what the epoch gave."""
         history = self.history
         history.loss.append(self.loss_sum / len(self.x))
-        history.lr.append(self.optimizer.lr)
+        history.lr.append(self.place.optimizer.lr)
         if self.held is not None:
-            x, y = self.held
-            output = predict(self.model, x)
+            x, y = self.place.held
+            output = predict(self.place.model, x)
             history.val_loss.append(float(self.loss(output, y)[0]))
             if y.dtype.kind in "iu":
-                history.accuracy.append(float(np.mean(output.argmax(axis=1) == y)))
+                history.accuracy.append(share_right(output, y))
         history.seconds.append(time.perf_counter() - begin)
         self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..files import read_arrays, write_arrays
-from .layers import FFF, GELU, Layer, Linear, ReLU, Sequential
-
-Array = NDArray[Any]
+from .layer import Array, Layer
+from .layers import FFF, GELU, Linear, ReLU, Sequential
 
 #: Sequential in Sequential in ..., at most so deep.
 MAX_NESTING = 8

@@ -10,6 +10,18 @@ from .. import cuda
 from .arrays import Array, check_array
 
 
+def require_cupy() -> Any:
+    """Return CuPy where kernels can run on its arrays, or say what is missing."""
+    cuda.support.require()
+    if cuda.launch.SIMULATED:
+        raise RuntimeError("CuPy needs a GPU, and NUMBA_ENABLE_CUDASIM=1 only simulates one")
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ImportError(f"CuPy cannot be imported ({reason}); {cuda.support.INSTALL}") from error
+
+
 def to_device(array: Array) -> Any:
     """Copy an array to the current GPU, so that ops on it run there.
 

@@ -1,0 +1,71 @@
+"""What a layer is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from ..ops.rules import RowGradient
+from .optimizer import Optimizer
+
+Array = NDArray[Any]
+Gradients = dict[str, Array | RowGradient]
+
+
+class Layer:
+    """What all layers share.
+
+    Attributes
+    ----------
+    parameters : dict of str to ndarray
+        The trained arrays by name, each also an attribute of that name; an optimiser updates them
+        in place.
+    neurons, neurons_read : int
+        How many neurons there are, and how many of them one sample reads.
+    """
+
+    neurons = 0
+    neurons_read = 0
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Array] = {}
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output for samples x (batch, n_in), keeping nothing for a backward pass."""
+        return self.forward(x)[0]
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the output for x and what `backward` needs."""
+        raise NotImplementedError
+
+    def backward(
+        self, grad_y: Array, trace: Any, *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of the parameters by name.
+
+        With `sparse`, those of nodes and their biases are row gradients.
+        """
+        raise NotImplementedError
+
+    def backward_update(
+        self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step the parameters, which the optimiser knows under `prefix` + name; return grad_x."""
+        grad_x, gradients = self.backward(grad_y, trace)
+        optimizer.step({prefix + name: gradient for name, gradient in gradients.items()})
+        return grad_x
+
+    def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
+        """Return a copy of the layer that uses other arrays, such as those on a GPU."""
+        layer = copy.copy(self)
+        layer.parameters = dict(parameters)
+        for name, array in parameters.items():
+            setattr(layer, name, array)
+        return layer
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object, which `layer_from_config` reads."""
+        return {"kind": type(self).__name__}
