@@ -27,7 +27,7 @@ __all__ = ["Layer", "Visits", "backward", "by_batch", "forward", "real_of", "vec
 SWEEP_FROM, SWEEP_BYTES = 4096, 64_000_000
 
 #: Samples up to which the forward pass leaps, where one block takes each; blocks, where several do.
-LEAP_BATCH, LEAP_BLOCKS = 256, 128
+LEAP_BATCH, LEAP_BLOCKS = 128, 64
 
 #: Samples from which a batch fills the device.
 LARGE_BATCH = 4096

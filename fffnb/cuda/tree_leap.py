@@ -24,28 +24,23 @@ CANDIDATES = 2**AHEAD - 1
 #: Blocks of a cluster, where rows are wide: all devices that have clusters grant as many.
 CLUSTER = 8
 
-#: Numbers of a row that a thread holds as far as teams may grow, and at most.
-SHARE, MOST_SHARE = 12, 32
+#: Widths of rows that one block takes, and a cluster: `walk` is as fast for those between.
+NARROW, WIDE = range(1, 1025), range(8000, 16_385)
 
-#: Threads of a team, at most, where a block holds all of them.
-TEAM = 4 * FEWEST
+#: Numbers of a row that a thread holds, as far as teams may grow, and threads of a team at most.
+SHARE, TEAM = 16, 2 * FEWEST
 
 
 def blocks_of(n: int) -> int:
-    """Return the blocks of a sample for rows of n numbers; 0 where these are too wide."""
-    if n <= MOST_SHARE * TEAM:
-        return 1
-    return CLUSTER if n <= MOST_SHARE * MOST else 0
+    """Return the blocks of a sample for rows of n numbers; 0 where `walk` is as fast."""
+    return 1 if n in NARROW else CLUSTER if n in WIDE else 0
 
 
 def teams_of(n: int, cluster: int) -> tuple[int, int]:
     """Return the threads of a team for rows of n numbers, and the teams of a block."""
     if cluster > 1:
         return MOST, 1
-    lanes = FEWEST
-    while lanes < TEAM and n > SHARE * lanes:
-        lanes *= 2
-    return lanes, CANDIDATES
+    return TEAM if n > SHARE * FEWEST else FEWEST, CANDIDATES
 
 
 @functools.cache

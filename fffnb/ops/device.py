@@ -6,6 +6,7 @@ Frameworks are found in `sys.modules`: who holds one of their arrays has importe
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from .. import cuda
 
 #: Bytes of a number, by the names of all dtypes that kernels know.
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8}
+
+#: The driver's number for it.
+OUT_OF_MEMORY = 2
 
 
 class Facts(NamedTuple):
@@ -173,7 +177,16 @@ class Numba(Kind):
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         """Return a new array on the device of another."""
         same = like.dtype.name == dtype
-        return self.cuda.device_array(shape, like.dtype if same else np.dtype(dtype))
+        try:
+            return self.cuda.device_array(shape, like.dtype if same else np.dtype(dtype))
+        except Exception as error:  # of the driver, which does not say how much
+            if getattr(error, "code", None) != OUT_OF_MEMORY:
+                raise
+            free, total = self.cuda.current_context().get_memory_info()
+            raise MemoryError(
+                f"an array of {BYTES[dtype] * math.prod(shape)} bytes must fit on the device, "
+                f"got {free} of {total} bytes free"
+            ) from error
 
 
 @functools.cache

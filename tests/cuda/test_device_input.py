@@ -440,6 +440,15 @@ def test_a_call_that_fails_leaves_no_trace(layer, monkeypatch):
     layer.check()
 
 
+@pytest.mark.skipif(kinds.SIMULATED, reason="the simulator takes memory of the host")
+def test_too_large_a_result_is_refused_with_its_bytes(kind):
+    x, nodes = np.ones((2**20, 1), np.float32), np.ones((1, 1, 1 + 2**18), np.float32)
+    x, nodes = kind.put(x), kind.put(nodes)
+    with pytest.raises((MemoryError, RuntimeError), match=r"1[,.\d]+ (bytes|GiB)"):
+        fffnb.fff_forward(x, nodes)
+    assert kind.get(fffnb.fff_forward(x[:2], nodes)).all()
+
+
 def test_the_device_is_left_even_when_memory_runs_out_again(layer, monkeypatch):
     def fail(*_):
         raise MemoryError("no memory is left")
