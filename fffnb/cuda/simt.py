@@ -129,7 +129,6 @@ if SIMULATED:
 
 else:
     from llvmlite import ir
-    from numba.cuda import libdevice
     from numba.cuda.extending import intrinsic
 
     INTEGER = {bits: ir.IntType(bits) for bits in (16, 32)}
@@ -317,6 +316,13 @@ else:
 
         return rank, send, meet
 
+    @helper
+    def warp_sum(value):
+        """Return the sum of the values of a warp."""
+        for distance in (16, 8, 4, 2, 1):
+            value += cuda.shfl_xor_sync(0xFFFFFFFF, value, distance)
+        return value
+
     @functools.cache
     def team_sum(kind, lanes, teams):
         """Return total(value, turn), the sum of the values of a team's threads.
@@ -324,15 +330,6 @@ else:
         Calls that follow each other take turns, 0 and 1: one barrier is enough then.
         """
         real, warps, size = REAL[kind], lanes // WARP, 2 * WARP
-        # Never made one operation with the product that a value may be: all lanes get the same sum.
-        add = libdevice.dadd_rn if kind == "float64" else libdevice.fadd_rn
-
-        @helper
-        def warp_sum(value):
-            for distance in (16, 8, 4, 2, 1):
-                value = add(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, distance))
-            return value
-
         if warps == 1:
 
             @helper
@@ -364,7 +361,11 @@ def share_of(n: int, length: int, lanes: int) -> int:
 
 @functools.cache
 def dot_of(kind, share, length):
-    """Return dot(a, i, b, j), the product of a thread's shares of two rows."""
+    """Return dot(a, i, b, j), the product of a thread's shares of two rows.
+
+    Sums of products are written as `fma`. Left to the compiler, which of the products is rounded
+    would differ from kernel to kernel, and from lane to lane in a sum over a warp.
+    """
     real = REAL[kind]
 
     @helper
@@ -374,7 +375,7 @@ def dot_of(kind, share, length):
             parts[k] = real(0)
         for m in range(0, share, length):
             for k in range(length):
-                parts[k] += a[i + m + k] * b[j + m + k]
+                parts[k] = cuda.fma(a[i + m + k], b[j + m + k], parts[k])
         whole = real(0)
         for k in range(length):
             whole += parts[k]

@@ -108,7 +108,7 @@ def leap(layer, cluster, traces):
                             scores[visit + level + u] = passed[u]
                         coef = real(activate(activation, passed[u]))
                         for j in range(share_out):
-                            sums[j] += coef * outputs[u * share_out + j]
+                            sums[j] = cuda.fma(coef, outputs[u * share_out + j], sums[j])
             if traces and own == 0:
                 leaves[sample * n_trees + t] = node - n_nodes
         put_y(y, sample * n_out, 0, own, sums, 0)

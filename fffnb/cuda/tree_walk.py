@@ -66,7 +66,7 @@ def walk(layer, share, top, traces):
                     fetch_y(nodes, node * width + n_in, 0, lane, outputs, 0)
                     coef = real(activate(activation, scores[visit + level]))
                     for j in range(share_out):
-                        sums[j] += coef * outputs[j]
+                        sums[j] = cuda.fma(coef, outputs[j], sums[j])
                 node = (1 << top) - 1 + reached
             start = (t * n_nodes + node) * width
             fetch_x(nodes, start, 0, lane, row, 0)
@@ -83,7 +83,7 @@ def walk(layer, share, top, traces):
                     fetch_x(nodes, start, 0, lane, row, 0)
                 coef = real(activate(activation, score))
                 for j in range(share_out):
-                    sums[j] += coef * outputs[j]
+                    sums[j] = cuda.fma(coef, outputs[j], sums[j])
             if shown:
                 leaves[sample * n_trees + t] = node - n_nodes
         if own == place:
