@@ -14,7 +14,8 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import Layer, team_of
 from .order import SAMPLE
-from .simt import REAL, dot_of, row_movers, share_of, team_sum
+from .simt import REAL, dot_of, row_movers, share_of
+from .team import team_sum
 from .tree_walk import derivative
 
 #: Numbers of gradients of y that a thread holds, at most.

@@ -14,7 +14,8 @@ from numba import cuda, int64
 
 from .launch import Kernel
 from .layer import FEWEST, MOST
-from .simt import REAL, cluster_of, dot_of, peek, row_movers, share_of, team_sum
+from .simt import REAL, dot_of, peek, row_movers, share_of
+from .team import cluster_of, team_sum
 from .tree_walk import activate
 
 #: Levels of a leap, and the nodes below one node on them.

@@ -15,7 +15,8 @@ from numba import cuda, int64
 from .. import activations
 from .launch import Kernel
 from .layer import team_of
-from .simt import REAL, dot_of, fetch_add, helper, row_movers, share_of, team_sum
+from .simt import REAL, dot_of, fetch_add, helper, row_movers, share_of
+from .team import team_sum
 
 activate = helper(activations.activate)
 derivative = helper(activations.derivative)
