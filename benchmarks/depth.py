@@ -29,11 +29,13 @@ def measure(depth: int, repeats: int) -> dict[str, Any]:
     """Measure one depth in this process."""
     rtsys: Any = importlib.import_module("numba.core.runtime").rtsys
 
-    from benchmarks.suite.problems import fused_step, step_with_rows
+    from benchmarks.suite.problems import Sizes
+    from benchmarks.suite.step import fused_step, step_with_rows
 
+    small, sizes = (Sizes(N_IN, N_OUT, levels, BATCH, threads=None) for levels in (2, depth))
     for make in (step_with_rows, fused_step):  # compile before memory is looked at
-        make(N_IN, N_OUT, 2, BATCH)()
-    steps = {"rows": make_warm(step_with_rows, depth), "fused": make_warm(fused_step, depth)}
+        make(small)()
+    steps = {"rows": warm(step_with_rows(sizes)), "fused": warm(fused_step(sizes))}
     allocated = rtsys.get_allocation_stats().alloc
     before = reset_peak()
     times = {name: [seconds(step) for _ in range(repeats)] for name, step in steps.items()}
@@ -47,9 +49,8 @@ def measure(depth: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def make_warm(make: Callable[..., Callable[[], None]], depth: int) -> Callable[[], None]:
+def warm(step: Callable[[], None]) -> Callable[[], None]:
     """Return a step that has run once."""
-    step = make(N_IN, N_OUT, depth, BATCH)
     step()
     return step
 

@@ -39,7 +39,7 @@ def read_bandwidth(n_bytes: int) -> float:
     return array.nbytes / median_seconds(lambda: _sum(array))
 
 
-@numba.njit(parallel=True, fastmath=True)
+@numba.njit(parallel=True, fastmath=True, cache=True)
 def _sum(array):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for i in numba.prange(len(array)):

@@ -1,29 +1,24 @@
 """Forward, backward and training step of one layer on the GPU, on CuPy arrays."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 import fffnb
 
-from .problems import (
-    BATCHES,
-    CHECKED,
-    SHAPES,
-    Kind,
-    Problem,
-    check,
-    problem,
-    sgd,
-    top_levels,
-)
+from .problems import CASES, LR, Kind, Problem, Sizes, Timed, assert_close, problem, sgd, skipped
+from .truth import Truth
 
 
 @functools.cache
 def find_cupy() -> Any:
     """Return CuPy; where it finds no GPU, raise what asv counts as a skipped benchmark."""
-    skipped = importlib.import_module("asv_runner.benchmarks.mark").SkipNotImplemented
     if importlib.util.find_spec("cupy") is None:
         raise skipped("CuPy is not installed")
     cupy = importlib.import_module("cupy")
@@ -32,43 +27,87 @@ def find_cupy() -> Any:
     return cupy
 
 
-@functools.cache
-def gpu_problem(n_in: int, n_out: int, depth: int, batch: int) -> Problem:
-    """Return a problem on the GPU, checked there."""
-    cupy = find_cupy()
-    x, nodes, grad_y, _ = problem(n_in, n_out, depth, batch)
-    kind = Kind(cupy.asarray, cupy.asnumpy)
-    check(x[:CHECKED], top_levels(nodes, depth), grad_y[:CHECKED], kind)
-    x, nodes, grad_y = map(kind.send, (x, nodes, grad_y))
-    return Problem(x, nodes, grad_y, fffnb.fff_forward(x, nodes, return_trace=True)[1])
-
-
 def synchronize() -> None:
     """Wait for the GPU."""
     find_cupy().cuda.get_current_stream().synchronize()
 
 
-class Layer:
-    """All passes over shapes (n_in, n_out, depth) and batch sizes."""
+@functools.cache
+def gpu_problem(sizes: Sizes) -> tuple[Problem, Truth, Kind]:
+    """Return a problem on the GPU, what must come out, and how arrays come back."""
+    cupy = find_cupy()
+    kind = Kind(cupy.asarray, cupy.asnumpy)
+    x, nodes, grad_y = map(kind.send, problem(sizes)[:3])
+    _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+    truth = Truth(*problem(sizes)[:2], kind.fetch(trace.leaves))
+    return Problem(x, nodes, grad_y, trace), truth, kind
 
-    params = (SHAPES, BATCHES)
-    param_names = ("shape", "batch")
 
-    def time_forward(self, shape: tuple[int, int, int], batch: int) -> None:
-        """Time the whole call, checks and allocation included."""
-        x, nodes, _, _ = gpu_problem(*shape, batch)
-        fffnb.fff_forward(x, nodes)
+@functools.cache
+def forward(sizes: Sizes) -> Callable[[], Any]:
+    """Return the forward pass, checked."""
+    (x, nodes, _, _), truth, kind = gpu_problem(sizes)
+
+    def call() -> Any:
+        y = fffnb.fff_forward(x, nodes)
         synchronize()
+        return y
 
-    def time_backward_rows(self, shape: tuple[int, int, int], batch: int) -> None:
-        """Time the backward pass with row gradients."""
-        x, nodes, grad_y, trace = gpu_problem(*shape, batch)
-        fffnb.fff_backward(grad_y, x, nodes, trace, sparse=True)
+    assert_close(kind.fetch(call()), truth.y)
+    return call
+
+
+@functools.cache
+def rows(sizes: Sizes) -> Callable[[], Any]:
+    """Return the backward pass with row gradients, checked."""
+    (x, nodes, grad_y, trace), truth, kind = gpu_problem(sizes)
+
+    def call() -> Any:
+        grads = fffnb.fff_backward(grad_y, x, nodes, trace, sparse=True)
         synchronize()
+        return grads
 
-    def time_step_fused(self, shape: tuple[int, int, int], batch: int) -> None:
-        """Time forward, then backward and SGD in one."""
-        x, nodes, grad_y, _ = gpu_problem(*shape, batch)
+    grads = call()
+    grad_x, grad_rows = truth.gradients(problem(sizes).grad_y)
+    found = kind.fetch(grads.nodes.rows)
+    np.testing.assert_array_equal(found[found >= 0], truth.rows)
+    assert_close(kind.fetch(grads.x), grad_x)
+    assert_close(kind.fetch(grads.nodes.values)[found >= 0], grad_rows)
+    return call
+
+
+@functools.cache
+def step(sizes: Sizes) -> Callable[[], None]:
+    """Return the training step, forward, then backward and SGD in one, checked."""
+    (x, nodes, grad_y, _), truth, kind = gpu_problem(sizes)
+
+    def call(lr: float = LR) -> None:
         _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
-        fffnb.fff_backward_update(grad_y, x, nodes, trace, sgd(1e-6))
+        fffnb.fff_backward_update(grad_y, x, nodes, trace, sgd(lr))
         synchronize()
+
+    before = kind.fetch(nodes).copy()
+    call(1.0)
+    table = kind.fetch(nodes).reshape(-1, nodes.shape[2])
+    right = before.reshape(table.shape)[truth.rows].astype(np.float64)
+    assert_close(table[truth.rows], right - truth.gradients(problem(sizes).grad_y)[1])
+    nodes[...] = kind.send(before)
+    return call
+
+
+class Layer(Timed):
+    """All passes on the GPU."""
+
+    params = (("base", "batch=1", "batch=1024", "batch=8192", "width=128, depth=16"),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        forward(CASES[case])()
+
+    def time_backward_rows(self, case: str) -> None:
+        """Time the backward pass with row gradients."""
+        rows(CASES[case])()
+
+    def time_step_fused(self, case: str) -> None:
+        """Time forward, then backward and SGD in one."""
+        step(CASES[case])()

@@ -1,11 +1,13 @@
-"""Seeded problems, built once a process and checked against the reference before they are timed.
+"""Seeded problems, built once a process, and how asv times a call on them.
 
-Benchmarks have no `setup`: asv_runner would then time single calls.
+asv runs the suite on old commits too, where the package has less: what only some topics need is
+imported where they need it.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,18 +16,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fffnb
-from fffnb import nn
-from fffnb.reference import tree as reference
 
 Array = NDArray[Any]
 
-#: n_in, n_out, depth: the original project's layers, its MNIST layer, and UltraFastBERT's.
-SHAPES = ((128, 64, 7), (784, 500, 8), (768, 768, 12))
-BATCHES = (1, 128, 4096)
+
+class Sizes(NamedTuple):
+    """A layer, a batch, and the threads that work on them (None: as many as Numba starts)."""
+
+    n_in: int = 768
+    n_out: int = 768
+    depth: int = 12
+    batch: int = 128
+    n_trees: int = 1
+    dtype: str = "float32"
+    threads: int | None = 2
+
+
+#: The cases of all topics, by what sets them apart from the first, which is UltraFastBERT's layer.
+#: Trees deeper than it are narrow: 2**20 nodes take a gigabyte at 128 → 128.
+CASES = {
+    "base": Sizes(),
+    "batch=1": Sizes(batch=1),
+    "batch=16": Sizes(batch=16),
+    "batch=1024": Sizes(batch=1024),
+    "batch=8192": Sizes(batch=8192),
+    "width=128": Sizes(128, 128),
+    "width=2048": Sizes(2048, 2048),
+    "width=128, depth=8": Sizes(128, 128, depth=8),
+    "width=128, depth=16": Sizes(128, 128, depth=16),
+    "width=128, depth=20": Sizes(128, 128, depth=20),
+    "trees=8, depth=9": Sizes(n_trees=8, depth=9),
+    "dtype=float64": Sizes(dtype="float64"),
+    "batch=1024, threads=1": Sizes(batch=1024, threads=1),
+}
+
+#: The learning rate of timed steps: all work is done, and weights and paths stay what they are.
+LR = 0.0
 
 #: Samples compared with the dense reference, and the depth from which it would need gigabytes:
 #: there the first levels are compared, as trees of their own.
 CHECKED, CHECKED_DEPTH = 64, 12
+
+
+class Timed:
+    """How asv times the calls of a topic.
+
+    There is no `setup`, which asv would repeat before every call, so the first call builds and
+    checks the problem. It is a warm-up, but asv would take its time for that of all and never put
+    two calls in a sample. So every sample is one call, and there are many.
+    """
+
+    number = 1
+    repeat = (20, 500, 2.0)
+    params: tuple[tuple[str, ...], ...] = (tuple(CASES),)
+    param_names: tuple[str, ...] = ("case",)
 
 
 class Kind(NamedTuple):
@@ -39,7 +83,7 @@ HOST = Kind(np.asarray, np.asarray)
 
 
 class Problem(NamedTuple):
-    """A layer, a batch, its trace, and the gradient that comes back."""
+    """A layer, a batch, the gradient that comes back, and the trace."""
 
     x: Array
     nodes: Array
@@ -48,29 +92,43 @@ class Problem(NamedTuple):
 
 
 @functools.cache
-def problem(n_in: int, n_out: int, depth: int, batch: int) -> Problem:
-    """Return a checked problem whose paths spread over the tree."""
+def problem(sizes: Sizes) -> Problem:
+    """Return a problem whose paths spread over the trees."""
+    n_in, n_out, depth, batch, n_trees, dtype, threads = sizes
+    if threads is not None:
+        import numba
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((batch, n_in), np.float32)
-    nodes = draw_nodes(n_in, n_out, depth, rng)
-    grad_y = rng.standard_normal((batch, n_out), np.float32)
-    check(x[:CHECKED], top_levels(nodes, depth), grad_y[:CHECKED])
-    _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
-    return Problem(x, nodes, grad_y, trace)
+    real: Any = np.dtype(dtype)
+    x = rng.standard_normal((batch, n_in), real)
+    nodes = draw_nodes(n_in, n_out, depth, rng, n_trees=n_trees, dtype=dtype)
+    grad_y = rng.standard_normal((batch, n_out), real)
+    return Problem(x, nodes, grad_y, fffnb.fff_forward(x, nodes, return_trace=True)[1])
 
 
-def draw_nodes(n_in: int, n_out: int, depth: int, rng: np.random.Generator) -> Array:
+def draw_nodes(
+    n_in: int,
+    n_out: int,
+    depth: int,
+    rng: np.random.Generator,
+    *,
+    n_trees: int = 1,
+    dtype: str = "float32",
+) -> Array:
     """Return nodes without a second copy of them, which a deep tree could not afford.
 
     Their memory starts on a cache line, as that of `fffnb.init_nodes` does.
     """
-    shape = (1, 2**depth - 1, n_in + n_out)
-    nodes = np.empty(math.prod(shape) + 16, np.float32)
-    start = -nodes.ctypes.data // 4 % 16
+    shape = (n_trees, 2**depth - 1, n_in + n_out)
+    real: Any = np.dtype(dtype)
+    line = 64 // real.itemsize
+    nodes: Array = np.empty(math.prod(shape) + line, real)
+    start = -nodes.ctypes.data // real.itemsize % line
     nodes = nodes[start : start + math.prod(shape)].reshape(shape)
-    rng.random(dtype=np.float32, out=nodes)
+    rng.random(dtype=real, out=nodes)
     nodes -= 0.5
-    nodes *= np.float32((12 / n_in) ** 0.5)
+    nodes *= real.type((12 / n_in) ** 0.5)
     return nodes
 
 
@@ -81,6 +139,8 @@ def top_levels(nodes: Array, depth: int) -> Array:
 
 def clear_samples(x: Array, nodes: Array) -> Array:
     """Return which samples come nowhere so near to a decision that rounding could turn it."""
+    from fffnb.reference import tree as reference
+
     return ~reference.forward(x, nodes).ambiguous(float(np.finfo(np.float32).eps))
 
 
@@ -93,6 +153,8 @@ def assert_close(found: Any, right: Array, bound: float = 1e-5) -> None:
 
 def check(x: Array, nodes: Array, grad_y: Array, kind: Kind = HOST, bound: float = 1e-5) -> None:
     """Raise AssertionError where forward or backward on a kind of array differ from the truth."""
+    from fffnb.reference import tree as reference
+
     clear = clear_samples(x, nodes)
     x, grad_y = x[clear], grad_y[clear]
     right = (reference.forward(x, nodes).y, *reference.backward(grad_y, x, nodes)[:2])
@@ -103,32 +165,15 @@ def check(x: Array, nodes: Array, grad_y: Array, kind: Kind = HOST, bound: float
         assert_close(kind.fetch(found), wanted, bound)
 
 
+def skipped(reason: str) -> Exception:
+    """Return what asv counts as a skipped benchmark where it is raised."""
+    error: type[Exception] = importlib.import_module(
+        "asv_runner.benchmarks.mark"
+    ).SkipNotImplemented
+    return error(reason)
+
+
 def sgd(lr: float) -> fffnb.UpdateRule:
     """Return the rule of plain SGD."""
     numbers = {"lr": lr, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0}
     return fffnb.UpdateRule("sgd", numbers, {})
-
-
-def step_with_rows(n_in: int, n_out: int, depth: int, batch: int) -> Callable[[], None]:
-    """Return a training step: forward, backward with row gradients, SGD."""
-    x, nodes, grad_y, _ = problem(n_in, n_out, depth, batch)
-    optimizer = nn.SGD({"nodes": nodes}, lr=1e-6)
-
-    def step() -> None:
-        _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
-        grads = fffnb.fff_backward(grad_y, x, nodes, trace, sparse=True)
-        optimizer.step({"nodes": grads.nodes})
-
-    return step
-
-
-def fused_step(n_in: int, n_out: int, depth: int, batch: int) -> Callable[[], None]:
-    """Return a training step: forward, then backward and SGD in one."""
-    x, nodes, grad_y, _ = problem(n_in, n_out, depth, batch)
-    optimizer = nn.SGD({"nodes": nodes}, lr=1e-6)
-
-    def step() -> None:
-        _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
-        fffnb.fff_backward_update(grad_y, x, nodes, trace, optimizer.rule("nodes"))
-
-    return step

@@ -1,45 +1,72 @@
 """Training step of one layer: forward, backward, SGD."""
 
+from __future__ import annotations
+
 import functools
 import statistics
 import time
 from collections.abc import Callable
 
-from .problems import BATCHES, SHAPES, fused_step, step_with_rows
+import fffnb
+
+from .problems import CASES, LR, Sizes, Timed, problem
+from .truth import check_step
+
+
+def step_with_rows(sizes: Sizes) -> Callable[[], None]:
+    """Return a step, checked: forward, backward with row gradients, SGD."""
+    from fffnb import nn
+
+    x, nodes, grad_y, _ = problem(sizes)
+    optimizer = nn.SGD({"nodes": nodes}, lr=LR)
+
+    def step(lr: float = LR) -> None:
+        optimizer.lr = lr
+        _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+        grads = fffnb.fff_backward(grad_y, x, nodes, trace, sparse=True)
+        optimizer.step({"nodes": grads.nodes})
+
+    check_step(step, x, nodes, grad_y)
+    return step
+
+
+def fused_step(sizes: Sizes) -> Callable[[], None]:
+    """Return a step, checked: forward, then backward and SGD in one."""
+    from fffnb import nn
+
+    x, nodes, grad_y, _ = problem(sizes)
+    optimizer = nn.SGD({"nodes": nodes}, lr=LR)
+
+    def step(lr: float = LR) -> None:
+        optimizer.lr = lr
+        _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+        fffnb.fff_backward_update(grad_y, x, nodes, trace, optimizer.rule("nodes"))
+
+    check_step(step, x, nodes, grad_y)
+    return step
+
 
 with_rows = functools.cache(step_with_rows)
 fused = functools.cache(fused_step)
 
 
-class Step:
-    """A training step over shapes (n_in, n_out, depth) and batch sizes."""
+class Step(Timed):
+    """A training step with plain SGD."""
 
-    params = (SHAPES, BATCHES)
-    param_names = ("shape", "batch")
+    params = (tuple(case for case in CASES if case != "width=128, depth=20"),)
 
-    def time_rows(self, shape: tuple[int, int, int], batch: int) -> None:
+    def time_rows(self, case: str) -> None:
         """Time forward, backward with row gradients, and SGD on them."""
-        with_rows(*shape, batch)()
+        with_rows(CASES[case])()
 
-    def time_fused(self, shape: tuple[int, int, int], batch: int) -> None:
+    def time_fused(self, case: str) -> None:
         """Time forward, then backward and SGD in one."""
-        fused(*shape, batch)()
-
-
-class Depth:
-    """A training step at 256 → 256, batch 64: its cost grows with depth, not with nodes."""
-
-    params = ((8, 12, 16, 20),)
-    param_names = ("depth",)
-
-    def time_rows(self, depth: int) -> None:
-        """Time the step with row gradients."""
-        with_rows(256, 256, depth, 64)()
+        fused(CASES[case])()
 
 
 def track_depth_16_over_depth_8() -> float:
     """Return the ratio of the step times, the depths in turn; twice the path is 2."""
-    shallow, deep = (with_rows(256, 256, depth, 64) for depth in (8, 16))
+    shallow, deep = (with_rows(CASES[f"width=128, depth={depth}"]) for depth in (8, 16))
     return statistics.median(_seconds(deep) / _seconds(shallow) for _ in range(50))
 
 

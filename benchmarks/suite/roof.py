@@ -1,0 +1,74 @@
+"""What the machine could do, and what a dense layer does: fractions and ratios, without a unit.
+
+The roof is the larger of two times, both of rates that are measured beside the call: that of the
+arithmetic at the rate of a matrix product, and that of the bytes, each read or written once, at the
+bandwidth of an array of as many bytes. The dense layer has a neuron for each node of the tree.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from benchmarks.machine import median_seconds, read_bandwidth, sgemm_rate
+from benchmarks.peers import dense
+
+from . import step
+from .forward import forward
+from .problems import CASES, Sizes, problem
+from .truth import Truth
+
+
+def roof_seconds(sizes: Sizes, *, passes: int) -> float:
+    """Return the least time of passes over the paths of a batch.
+
+    Each pass is a dot product and a sum at every node. The forward pass is one; a training step is
+    three and writes the rows that it reads, and the gradients of the batch as the batch itself.
+    """
+    x, nodes, _, trace = problem(sizes)
+    width = sizes.n_in + sizes.n_out
+    n_rows = len(Truth(x, nodes, trace.leaves).rows)
+    operations = 2 * passes * sizes.batch * sizes.depth * sizes.n_trees * width
+    n_bytes = 4 * width * (n_rows + sizes.batch) * min(passes, 2)
+    return max(operations / sgemm_rate(), n_bytes / read_bandwidth(n_bytes))
+
+
+class Roof:
+    """The fraction of the roof that is reached, for batches that take longer than a call."""
+
+    params = (("base", "batch=1024", "batch=8192"),)
+    param_names = ("case",)
+    unit = "of the roof"
+
+    def track_forward(self, case: str) -> float:
+        """Return that of the forward pass."""
+        seconds = median_seconds(forward(CASES[case]))
+        return roof_seconds(CASES[case], passes=1) / seconds
+
+    def track_step(self, case: str) -> float:
+        """Return that of a training step."""
+        seconds = median_seconds(step.fused(CASES[case]))
+        return roof_seconds(CASES[case], passes=3) / seconds
+
+
+class SpeedUp:
+    """The time of the dense layer over ours; of widths n_nodes and n_nodes + 1 the faster."""
+
+    params = (("batch=1", "base", "batch=1024"),)
+    param_names = ("case",)
+    unit = "times"
+
+    def track_forward(self, case: str) -> float:
+        """Return that of the forward pass."""
+        n_in, n_out, depth, *_ = CASES[case]
+        x, *_ = problem(CASES[case])
+        ours = median_seconds(forward(CASES[case]))
+        layers = (dense.feed_forward(n_in, n_out, 2**depth - aligned) for aligned in (1, 0))
+        return min(median_seconds(functools.partial(layer, x)) for layer in layers) / ours
+
+    def track_step(self, case: str) -> float:
+        """Return that of a training step."""
+        n_in, n_out, depth, *_ = CASES[case]
+        x, _, grad_y, _ = problem(CASES[case])
+        ours = median_seconds(step.fused(CASES[case]))
+        layers = (dense.feed_forward_step(n_in, n_out, 2**depth - aligned) for aligned in (1, 0))
+        return min(median_seconds(functools.partial(layer, x, grad_y)) for layer in layers) / ours

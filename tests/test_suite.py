@@ -1,0 +1,190 @@
+"""The benchmarks that asv runs: few enough, and of kernels whose results are right."""
+
+import importlib
+import math
+import pkgutil
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import fffnb
+from fffnb import cpu
+from fffnb.reference import tree as reference
+
+ROOT = Path(__file__).parents[1]
+SMALL = "width=128, depth=8"
+
+
+@pytest.fixture(scope="module")
+def suite():
+    """Give the modules of the suite by their names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        patch.setenv("NUMBA_CACHE_DIR", "")  # the suite chooses one where there is none
+        package = importlib.import_module("benchmarks.suite")
+        names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        yield {name: importlib.import_module(f"benchmarks.suite.{name}") for name in names}
+
+
+@pytest.fixture(autouse=True)
+def forget_problems(suite):
+    """Build and check every problem anew."""
+    yield
+    for module in suite.values():
+        for made in vars(module).values():
+            if hasattr(made, "cache_clear"):
+                made.cache_clear()
+
+
+def benchmarks(module):
+    """Return what asv finds in a module, by name: the call, and its lists of parameters."""
+    pattern = re.compile("(time|timeraw|track|peakmem|mem)_")
+    found = {}
+    for name, made in vars(module).items():
+        if isinstance(made, type):
+            for key in filter(pattern.match, dir(made)):
+                found[f"{name}.{key}"] = getattr(made(), key), made.params
+        elif pattern.match(name):
+            found[name] = made, getattr(made, "params", ())
+    return found
+
+
+def test_the_suite_has_at_most_150_cases(suite):
+    cases = {
+        f"{topic}.{name}": math.prod(map(len, params))
+        for topic, module in suite.items()
+        for name, (_, params) in benchmarks(module).items()
+    }
+    assert len(cases) > 20, cases
+    assert sum(cases.values()) <= 150, cases
+
+
+def test_depth_20_is_timed_once_by_op(suite):
+    deep = [
+        f"{topic}.{name}"
+        for topic, module in suite.items()
+        for name, (_, params) in benchmarks(module).items()
+        if params and "width=128, depth=20" in params[0]
+    ]
+    assert deep == [
+        "backward.Backward.time_rows",
+        "backward.Backward.time_update",
+        "forward.Forward.time_forward",
+        "update.Deep.time_sgd",
+    ]
+
+
+CALLS = [
+    ("forward", "Forward.time_forward"),
+    ("backward", "Backward.time_rows"),
+    ("backward", "Backward.time_update"),
+    ("backward", "Dense.time_dense"),
+    ("step", "Step.time_rows"),
+    ("step", "Step.time_fused"),
+    ("update", "Update.time_sgd"),
+    ("update", "Update.time_momentum"),
+    ("update", "Update.time_adamw"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("topic", "name"), CALLS)
+def test_right_kernels_are_timed(suite, topic, name, dtype, monkeypatch):
+    small = suite["problems"].CASES[SMALL]._replace(dtype=dtype, n_trees=3)
+    monkeypatch.setitem(suite["problems"].CASES, SMALL, small)
+    benchmarks(suite[topic])[name][0](SMALL)
+
+
+def spoilt(kernel, *, argument):
+    """Return a kernel that leaves one wrong row in an argument which it has written."""
+
+    def wrong(*arguments, **options):
+        result = kernel(*arguments, **options)
+        arguments[argument].reshape(-1, arguments[argument].shape[-1])[0] += 1e-3
+        return result
+
+    return wrong
+
+
+WRONG = {  # the kernel, its place among the arguments that it writes, and who must notice
+    "forward": (6, ["Forward.time_forward"]),
+    "backward": (5, ["Backward.time_rows", "Backward.time_update", "Dense.time_dense"]),
+    "gather": (3, ["Backward.time_rows", "Dense.time_dense", "Step.time_rows"]),
+    "update": (3, ["Backward.time_update", "Step.time_fused"]),
+    "update_rows": (
+        0,
+        ["Step.time_rows", "Update.time_sgd", "Update.time_momentum", "Update.time_adamw"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "topic", "name"),
+    [(kernel, *call) for kernel in WRONG for call in CALLS if call[1] in WRONG[kernel][1]],
+)
+def test_a_wrong_kernel_is_not_timed(suite, kernel, topic, name, monkeypatch):
+    wrong = spoilt(getattr(cpu.tree, kernel), argument=WRONG[kernel][0])
+    monkeypatch.setattr(cpu.tree, kernel, wrong)
+    with pytest.raises(AssertionError, match="exceeds"):
+        benchmarks(suite[topic])[name][0](SMALL)
+
+
+def test_a_wrong_path_is_seen(suite):
+    x, nodes, _, trace = suite["problems"].problem(suite["problems"].CASES[SMALL])
+    suite["truth"].Truth(x, nodes, trace.leaves)
+    leaves = trace.leaves.copy()
+    leaves[5] ^= 1 << 3
+    with pytest.raises(AssertionError, match="1 of 128 samples took a wrong path"):
+        suite["truth"].Truth(x, nodes, leaves)
+
+
+@pytest.mark.parametrize(("n_in", "n_out", "depth", "n_trees"), [(5, 3, 1, 1), (7, 4, 6, 3)])
+def test_the_truth_is_that_of_the_reference(suite, n_in, n_out, depth, n_trees):
+    rng = np.random.default_rng(0)
+    x, grad_y = rng.standard_normal((40, n_in)), rng.standard_normal((40, n_out))
+    nodes = fffnb.init_nodes(n_in, n_out, depth, n_trees, dtype=np.float64)
+    right = reference.forward(x, nodes)
+    truth = suite["truth"].Truth(x, nodes, right.leaves)
+    grad_x, grad_nodes, _ = reference.backward(grad_y, x, nodes)
+    found = np.zeros((nodes.shape[0] * nodes.shape[1], n_in + n_out))
+    found_x, found[truth.rows] = truth.gradients(grad_y)
+    np.testing.assert_allclose(truth.y, right.y, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found_x, grad_x, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found, grad_nodes.reshape(found.shape), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["time_forward", "time_backward_rows", "time_step_fused"])
+def test_gpu_benchmarks_check_what_they_time(suite, name, monkeypatch):
+    stream = SimpleNamespace(synchronize=lambda: None)
+    numpy = SimpleNamespace(asarray=np.array, asnumpy=np.asarray)  # in the place of CuPy
+    numpy.cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    monkeypatch.setattr(suite["gpu"], "find_cupy", lambda: numpy)
+    call = getattr(suite["gpu"].Layer(), name)
+    call(SMALL)
+    for made in (suite["gpu"].forward, suite["gpu"].rows, suite["gpu"].step):
+        made.cache_clear()
+    suite["gpu"].gpu_problem.cache_clear()
+    for kernel, argument in (("forward", 6), ("gather", 3), ("update", 3)):
+        wrong = spoilt(getattr(cpu.tree, kernel), argument=argument)
+        monkeypatch.setattr(cpu.tree, kernel, wrong)
+    with pytest.raises(AssertionError, match="exceeds"):
+        call(SMALL)
+
+
+def test_memory_is_that_of_the_call(suite):
+    held = []
+    peak = suite["memory"].peak_added(lambda: held.append(np.ones(1_000_000, np.uint8)))
+    assert 1_000_000 <= peak < 1_010_000
+    assert suite["memory"].peak_added(lambda: None) < 10_000
+
+
+def test_facts_and_training_are_numbers(suite):
+    for topic in ("facts", "training"):
+        if topic == "training":
+            pytest.importorskip("sklearn")
+        for name, (call, _) in benchmarks(suite[topic]).items():
+            assert math.isfinite(call()), name
+    assert suite["training"].track_accuracy() > 0.8
