@@ -82,7 +82,7 @@ CALLS = [
     ("backward", "Backward.time_rows"),
     ("backward", "Backward.time_update"),
     ("backward", "Dense.time_dense"),
-    ("step", "Step.time_rows"),
+    ("step", "Rows.time_rows"),
     ("step", "Step.time_fused"),
     ("update", "Update.time_sgd"),
     ("update", "Update.time_momentum"),
@@ -112,11 +112,11 @@ def spoilt(kernel, *, argument):
 WRONG = {  # the kernel, its place among the arguments that it writes, and who must notice
     "forward": (6, ["Forward.time_forward"]),
     "backward": (5, ["Backward.time_rows", "Backward.time_update", "Dense.time_dense"]),
-    "gather": (3, ["Backward.time_rows", "Dense.time_dense", "Step.time_rows"]),
+    "gather": (3, ["Backward.time_rows", "Dense.time_dense", "Rows.time_rows"]),
     "update": (3, ["Backward.time_update", "Step.time_fused"]),
     "update_rows": (
         0,
-        ["Step.time_rows", "Update.time_sgd", "Update.time_momentum", "Update.time_adamw"],
+        ["Rows.time_rows", "Update.time_sgd", "Update.time_momentum", "Update.time_adamw"],
     ),
 }
 

@@ -98,7 +98,7 @@ def step(sizes: Sizes) -> Callable[[], None]:
 class Layer(Timed):
     """All passes on the GPU."""
 
-    params = (("base", "batch=1", "batch=1024", "batch=8192", "width=128, depth=16"),)
+    params = (("base", "batch=1", "batch=8192", "width=128, depth=16"),)
 
     def time_forward(self, case: str) -> None:
         """Time the whole call, checks and allocation included."""

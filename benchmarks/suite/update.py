@@ -63,9 +63,9 @@ def replay(rule: fffnb.UpdateRule, weights: Array, gradient: Array) -> Array:
 
 
 class Update(Timed):
-    """`update_rows`; one step of SGD costs as much at any depth, as rows are rows."""
+    """`update_rows` on the rows of a batch."""
 
-    params = (("base", "batch=1", "batch=1024", "batch=8192", "dtype=float64"),)
+    params = (("base", "batch=1", "batch=1024", "dtype=float64"),)
 
     def time_sgd(self, case: str) -> None:
         """Time a step of SGD."""
