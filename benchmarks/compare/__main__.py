@@ -7,11 +7,10 @@ the peers take. `benchmarks.compare.cpu` and `benchmarks.compare.gpu` say what i
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 from pathlib import Path
 
-from . import cpu
+from ..peers import installed
+from . import cpu, record
 from .cases import add_only, picked
 
 
@@ -21,28 +20,35 @@ def main() -> None:
     parser.add_argument("device", choices=("cpu", "gpu"))
     add_only(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--compile", action="store_true", help="gpu: time torch.compile, minutes")
+    parser.add_argument(
+        "--machine", metavar="NAME", help="its name in FILE (default: cpu-2core, h100 and the like)"
+    )
+    parser.add_argument("--compile", action="store_true", help="time torch.compile too, minutes")
     options = parser.parse_args()
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"--json must name a file in a folder that exists, got {options.json}")
+    file = options.json
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        parser.error(f"--json must name a file in a folder that exists, got {file}")
     if options.device == "cpu":
-        if options.compile:
-            parser.error("--compile is for gpu only")
-        figures = cpu.compare(picked(parser, options.only, cpu.CASES))
+        if options.compile and not installed("torch"):
+            parser.error("--compile needs PyTorch: python -m pip install '.[peers]'")
+        cases = picked(parser, options.only, cpu.CASES)
+        name = options.machine or cpu.generic_name()
+        figures = cpu.compare(cases, name, compiled=options.compile)
     else:
         if not gpu_found():
             parser.exit(2, "compare gpu needs PyTorch and a CUDA device that it can use.\n")
         from . import gpu
 
         cases = picked(parser, options.only, gpu.CASES)
-        figures = gpu.compare(cases, compiled=options.compile)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+        name = options.machine or gpu.generic_name()
+        figures = gpu.compare(cases, name, compiled=options.compile)
+    if file:
+        record.write(file, figures)
 
 
 def gpu_found() -> bool:
     """Return whether PyTorch finds a GPU."""
-    if importlib.util.find_spec("torch") is None:
+    if not installed("torch"):
         return False
     import torch
 

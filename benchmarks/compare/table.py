@@ -35,13 +35,13 @@ class Table(NamedTuple):
     def show(self, results: Iterable[Result]) -> list[Result]:
         """Print the times as they come, then the multiples and remarks; return the results."""
         titles = (*self.columns, *self.notes)
-        print(_line("n_in→n_out, depth, batch", "weights", titles, titles))
+        print(_line("n_in→n_out, depth, batch", "label", "weights", titles, titles))
         kept = []
         for result in results:
             print(_row(result, titles, self._times(result)), flush=True)
             kept.append(result)
         titles = tuple(f"× {peer}" for peer in self.peers)
-        print("\n" + _line(f"how many times {self.ours}", "", titles, titles))
+        print("\n" + _line(f"how many times {self.ours}", "", "", titles, titles))
         for result in kept:
             print(_row(result, titles, self._multiples(result)))
             for remark in result.get("remarks", ()):
@@ -69,14 +69,16 @@ def ratio(result: Result, one: str, other: str) -> float | None:
 
 def _row(result: Result, titles: Sequence[str], figures: Iterable[float | None]) -> str:
     """Return the line of a result under these titles."""
-    name = Case(*(result[field] for field in Case._fields)).name
+    case = Case.of(result)
     shown = ["–" if figure is None else f"{figure:.4g}" for figure in figures]
-    return _line(name, result["weights"], titles, shown)
+    return _line(case.name, case.label, result["weights"], titles, shown)
 
 
-def _line(name: str, weights: str, titles: Sequence[str], entries: Sequence[str]) -> str:
+def _line(
+    name: str, label: str, weights: str, titles: Sequence[str], entries: Sequence[str]
+) -> str:
     """Return entries in columns as wide as their titles need."""
     cells = (
         f"{entry:>{max(9, len(title)) + 2}}" for title, entry in zip(titles, entries, strict=True)
     )
-    return f"{name:24} {weights:7}" + "".join(cells)
+    return f"{name:24} {label:15} {weights:7}" + "".join(cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,41 +11,45 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def linear(n_in: int, n_out: int) -> Callable[[Array], Array]:
-    """Return the forward pass of a linear layer n_in → n_out."""
-    weight = _weight(n_in, n_out)
-    return lambda x: np.asarray(x @ weight)
+class Dense:
+    """Linear layers through these widths, without biases, ReLU between them."""
 
+    def __init__(self, *widths: int, lr: float = 1e-6):
+        rng = np.random.default_rng(0)
+        self.weights = []
+        for n_in, n_out in pairwise(widths):
+            weight = rng.random((n_in, n_out), np.float32)
+            weight -= 0.5
+            weight *= np.float32((12 / n_in) ** 0.5)
+            self.weights.append(weight)
+        self.lr = lr
 
-def feed_forward(n_in: int, n_out: int, width: int) -> Callable[[Array], Array]:
-    """Return the forward pass of a feed-forward layer with `width` ReLU neurons."""
-    up, down = _weight(n_in, width), _weight(width, n_out)
+    def forward(self, x: Array) -> Array:
+        """Return y."""
+        for weight in self.weights[:-1]:
+            x = x @ weight
+            np.maximum(x, 0, out=x)
+        return np.asarray(x @ self.weights[-1])
 
-    def forward(x: Array) -> Array:
-        hidden = x @ up
-        np.maximum(hidden, 0, out=hidden)
-        return np.asarray(hidden @ down)
+    def gradients(self, x: Array, grad_y: Array) -> tuple[Array, list[Array]]:
+        """Return the gradients of x and of the weights, after a forward pass."""
+        inputs = [x]
+        for weight in self.weights[:-1]:
+            hidden = inputs[-1] @ weight
+            np.maximum(hidden, 0, out=hidden)
+            inputs.append(hidden)
+        grad = grad_y
+        grads: list[Array] = []
+        for i in reversed(range(len(self.weights))):
+            grads.insert(0, inputs[i].T @ grad)
+            grad = grad @ self.weights[i].T
+            if i > 0:
+                grad *= inputs[i] > 0
+        return grad, grads
 
-    return forward
-
-
-def feed_forward_step(n_in: int, n_out: int, width: int, lr: float = 1e-6) -> Callable[..., Array]:
-    """Return a training step(x, grad_y) of the same layer: forward, backward, SGD."""
-    up, down = _weight(n_in, width), _weight(width, n_out)
-
-    def step(x: Array, grad_y: Array) -> Array:
-        hidden = x @ up
-        np.maximum(hidden, 0, out=hidden)
-        grad_hidden = grad_y @ down.T
-        grad_hidden *= hidden > 0
-        grad_x = grad_hidden @ up.T
-        np.subtract(down, lr * (hidden.T @ grad_y), out=down)
-        np.subtract(up, lr * (x.T @ grad_hidden), out=up)
-        return np.asarray(grad_x)
-
-    return step
-
-
-def _weight(n_in: int, n_out: int) -> Array:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((n_in, n_out), np.float32) / np.float32(n_in**0.5)
+    def step(self, x: Array, grad_y: Array) -> None:
+        """Do a training step: forward, backward with the gradient of x, SGD."""
+        _, grads = self.gradients(x, grad_y)
+        for weight, grad in zip(self.weights, grads, strict=True):
+            grad *= self.lr
+            weight -= grad

@@ -64,9 +64,10 @@ class Tree:
         assert leaf.grad is not None
         return leaf.grad
 
-    def gradient(self) -> Tensor:
-        """Return the gradient of the nodes (1, n_nodes, n_in + n_out)."""
-        return torch.hstack([vectors.grad for vectors in self.vectors])[None]
+    def gradients(self, x: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x and of the nodes."""
+        grad_x = self.backward(x, grad_y)
+        return grad_x, torch.hstack([vectors.grad for vectors in self.vectors])[None]
 
     def step(self, x: Tensor, grad_y: Tensor) -> None:
         """Do a training step: forward, backward with the gradient of x, SGD."""

@@ -16,11 +16,14 @@ The floor is the bytes of the visited rows, x and y at the measured bandwidth.
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from ...peers import missing
+from .. import record
 from ..cases import Case
 from ..table import Result
 from . import device, forward, host, step
@@ -28,17 +31,26 @@ from . import device, forward, host, step
 CASES = tuple(dict.fromkeys(forward.CASES + step.CASES))
 
 
-def compare(cases: list[Case], *, compiled: bool) -> dict[str, Any]:
-    """Print the tables; return all figures."""
+def generic_name() -> str:
+    """Return the model in the name of the device, as "h100" in "NVIDIA H100 80GB HBM3"."""
+    device = torch.cuda.get_device_name()
+    found = re.search(r"\b[A-Za-z]*\d+[A-Za-z]*\b", device)
+    return (found.group() if found else device).lower()
+
+
+def compare(cases: list[Case], name: str, *, compiled: bool) -> dict[str, Any]:
+    """Print the tables; return all figures of the machine of this name."""
+    for sentence in missing("triton"):
+        print(sentence)
     machine = {
+        **record.machine(name),
         "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
         "copy": device.copy_bandwidth(),
         "tf32": device.product_rate(torch.float32),
         "bf16": device.product_rate(torch.bfloat16),
     }
     print(
-        f"{machine['gpu']}, torch {machine['torch']}: copying {machine['copy'] / 1e9:.0f} GB/s, "
+        f"{machine['gpu']}, torch {torch.__version__}: copying {machine['copy'] / 1e9:.0f} GB/s, "
         f"products TF32 {machine['tf32'] / 1e12:.0f} and BF16 {machine['bf16'] / 1e12:.0f} TFLOP/s"
     )
     figures: dict[str, Any] = {"machine": machine}

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
 import fffnb
 
+from ...peers import installed
 from ...peers.torch_layers import FORMS, Dense, Tree, tf32
-from ..cases import Case
+from ..cases import PUBLISHED, Case
 from ..table import Result, Table, ratio
 from .device import GPU, Call, Graph, cache_bytes, copy_bandwidth, event_seconds
 from .layer import BOUNDS, PEER_BOUND, Layer, attempt, draw, leaves, truth
 
 CASES = (
-    Case(128, 64, 7, 1),
-    Case(2048, 1024, 11, 1),
+    *PUBLISHED,
     Case(2048, 2048, 11, 1),
-    Case(16384, 16384, 14, 1),
     Case(768, 768, 12, 1),
     Case(768, 768, 12, 128),
-    Case(768, 768, 12, 16384),
     Case(767, 767, 12, 16384),
-    Case(8000, 8000, 9, 100),
-    Case(8192, 8192, 13, 128),
     Case(784, 500, 8, 128),
     Case(4096, 4096, 12, 8192),
 )
@@ -124,7 +118,7 @@ def tree_times(layer: Layer, *, compiled: bool) -> dict[str, float | None]:
         tree.function = torch.compile(tree.function)
         right.check(tree.forward(inputs[0]), PEER_BOUND)
         seconds["FFF compile"] = event_seconds(tree.forward, inputs)
-    if importlib.util.find_spec("triton"):
+    if installed("triton"):
         from ...peers import triton_walk
 
         right.check(triton_walk.forward(inputs[0], nodes), PEER_BOUND)

@@ -14,11 +14,11 @@ import fffnb
 
 from ...peers.torch_layers import Dense
 from ...suite.problems import CHECKED, Kind, check, draw_nodes
-from ..cases import Case
+from ..cases import PUBLISHED
 from .device import GPU, host_seconds
 from .layer import BOUNDS, TENSORS, attempt
 
-CASE = Case(128, 64, 7, 1)
+CASE = PUBLISHED[0]
 
 
 def kinds() -> Iterator[tuple[str, Kind]]:

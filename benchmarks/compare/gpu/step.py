@@ -12,7 +12,7 @@ import fffnb
 
 from ...peers.torch_layers import FORMS, Dense, Tree, tf32
 from ...suite.problems import sgd
-from ..cases import Case
+from ..cases import FAST_FFN, ULTRAFASTBERT, Case
 from ..table import Result, Table, ratio
 from .device import GPU, Graph, cache_bytes, event_seconds
 from .forward import dense_fits
@@ -24,7 +24,8 @@ SHALLOW, DEEP = Case(256, 256, 10, 1024), Case(256, 256, 20, 1024)
 CASES = (
     Case(784, 500, 8, 128),
     Case(768, 768, 12, 128),
-    Case(768, 768, 12, 16384),
+    ULTRAFASTBERT,
+    FAST_FFN,
     Case(256, 256, 18, 1024),
     Case(4096, 4096, 12, 8192),
     SHALLOW,
@@ -102,7 +103,7 @@ def check_gradients(layer: Layer, tree: Tree) -> None:
     nodes, x = layer.nodes, layer.inputs[0]
     # Of samples with clear paths alone: the others may add to the gradients of other nodes.
     grad_y = layer.grad_y * truth(x, nodes).clear[:, None]
-    grad_x, grad_nodes = tree.backward(x, grad_y), tree.gradient()
+    grad_x, grad_nodes = tree.gradients(x, grad_y)
     _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     grads = fffnb.fff_backward(grad_y, x, nodes, trace, sparse=True)
     assert_near(grads.x, grad_x, PEER_BOUND)
@@ -140,7 +141,7 @@ def dense_times(case: Case, layer: Layer) -> dict[str, float | None]:
 
 def print_depths(results: list[Result]) -> None:
     """Print what twice the depth costs, where both depths were measured."""
-    steps = {Case(*(r[key] for key in Case._fields)): r["seconds"]["fffnb"] for r in results}
+    steps = {Case.of(result): result["seconds"]["fffnb"] for result in results}
     if SHALLOW in steps and DEEP in steps:
         ratio = steps[DEEP] / steps[SHALLOW]
         print(f"{SHALLOW.name} → {DEEP.name}: fffnb × {ratio:.2f}\n")
