@@ -8,19 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fffnb.files import replacing
-
 #: Where measured files are kept.
 FOLDER = Path(__file__).parent / "results" / "compare"
 
 #: The packages whose versions stand beside figures.
 PACKAGES = ("fffnb", "numba", "numba-cuda", "numpy", "torch")
-
-
-def write(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures to a file, whole or not at all."""
-    with replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import importlib
 from pathlib import Path
 
 from .. import figures
+from ..compare import record
 from ..compare.__main__ import gpu_found
 from ..compare.cases import add_only, picked
 from .lines import CASES, Result, series
@@ -40,7 +41,7 @@ def main() -> None:
         print(row(case.name, result), flush=True)
         results[case] = result
     if file:
-        figures.write(file, {"machine": machine, "series": series(results)})
+        record.write(file, {"machine": machine, "series": series(results)})
 
 
 def row(name: str, result: Result) -> str:

@@ -1,42 +1,37 @@
 """On the CPU: medians of the wall time of whole Python calls on rotating inputs.
 
 "dense" is the fastest of width 2^depth - 1 and 2^depth through NumPy and, where it is installed,
-PyTorch; "Linear" the faster of both n_in → n_out, its step that of PyTorch. The roof is that of
+PyTorch; "Linear" the faster of both n_in → n_out. The roof is that of
 `benchmarks.compare.cpu`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import llvmlite.binding
-import numba
 import numpy as np
 
 import fffnb
 
+from ..compare import record
 from ..compare.cases import Case
-from ..compare.cpu import ROTATE_BYTES, draw_inputs, roof
-from ..machine import median_seconds, read_bandwidth, sgemm_rate
+from ..compare.cpu import generic_name, threads
+from ..compare.cpu.layer import ROTATE_BYTES, draw_inputs, roof
+from ..compare.cpu.timing import timed
+from ..machine import read_bandwidth, sgemm_rate
+from ..peers import dense, installed
 from ..suite.problems import CHECKED, check, draw_nodes, top_levels
-from .layers import Call, check_step, keep_fastest, numpy_calls, step, torch_calls
-from .lines import Result, versions
+from .layers import Call, check_step, dense_calls, keep_fastest, step
+from .lines import Result
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine's facts."""
-    threads = numba.get_num_threads()
-    return {
-        "name": f"cpu-{threads}core",
-        "llvm_cpu": llvmlite.binding.get_host_cpu_name(),
-        "threads": threads,
-        "versions": versions(),
-        "sgemm": sgemm_rate(),
-        "read": read_bandwidth(ROTATE_BYTES),
-    }
+    """Return the machine's facts, every library having as many threads."""
+    threads.share()
+    rates = {"sgemm": sgemm_rate(), "read": read_bandwidth(ROTATE_BYTES)}
+    return {**record.machine(generic_name()), **rates}
 
 
 def measure(cases: Iterable[Case]) -> Iterator[tuple[Case, Result]]:
@@ -60,17 +55,14 @@ def measure_case(case: Case) -> Result:
     )
     times: dict[str, dict[str, float]] = {}
     turn: Iterator[Any] = itertools.cycle(inputs)
-    for call in itertools.chain(ours, numpy_calls(case, grad_y)):
-        keep_fastest(times, call, seconds(call, turn))
-    if importlib.util.find_spec("torch"):
+    for call in itertools.chain(ours, dense_calls(case, grad_y, dense.Dense)):
+        keep_fastest(times, call, timed(call.function, turn))
+    if installed("torch"):
         import torch
 
+        from ..peers.torch_layers import Dense
+
         turn = itertools.cycle(torch.from_numpy(inputs))
-        for call in torch_calls(case, torch.from_numpy(grad_y)):
-            keep_fastest(times, call, seconds(call, turn))
+        for call in dense_calls(case, torch.from_numpy(grad_y), Dense):
+            keep_fastest(times, call, timed(call.function, turn))
     return times | {"roof": roof(case, leaves, times["forward"]["fffnb"])["fraction"]}
-
-
-def seconds(call: Call, turn: Iterator[Any]) -> float:
-    """Return the median time of a call on rotating inputs."""
-    return median_seconds(lambda: call.function(next(turn)), least=3, total=0.2)

@@ -8,28 +8,28 @@ bandwidth of a copy.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
+from ..compare import record
 from ..compare.cases import Case
-from ..compare.gpu import device, measured
+from ..compare.gpu import device, generic_name, measured
 from ..compare.gpu.forward import checked_call
 from ..compare.gpu.layer import TENSORS, draw, leaves
-from ..peers.torch_layers import tf32
+from ..peers.torch_layers import Dense, tf32
 from ..suite.problems import CHECKED, CHECKED_DEPTH
-from .layers import Call, check_step, keep_fastest, step, torch_calls
-from .lines import Result, versions
+from .layers import Call, check_step, dense_calls, keep_fastest, step
+from .lines import Result
 
 
 def machine() -> dict[str, Any]:
     """Return the machine's facts."""
-    gpu = torch.cuda.get_device_name()
     return {
-        "name": gpu.split()[1].lower(),
-        "gpu": gpu,
-        "versions": versions(),
+        **record.machine(generic_name()),
+        "gpu": torch.cuda.get_device_name(),
         "copy": device.copy_bandwidth(),
         "tf32": device.product_rate(torch.float32),
     }
@@ -51,7 +51,7 @@ def measure_case(case: Case) -> Result:
     n_bytes = case.row_bytes(leaves(layer)[0]) + 4 * case.batch * (case.n_in + case.n_out)
     times: dict[str, dict[str, float]] = {}
     with tf32():
-        for call in torch_calls(case, grad_y):
+        for call in dense_calls(case, grad_y, functools.partial(Dense, device=device.GPU)):
             keep_fastest(times, call, device.event_seconds(call.function, inputs))
     ours = (
         Call("forward", "fffnb", checked_call(nodes, inputs)[0]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import fffnb
 from fffnb.reference import tree as reference
 
 from ..compare.cases import Case
-from ..peers import dense
 from ..suite.problems import HOST, Array, Kind, assert_close, clear_samples, sgd
 
 #: A dense layer whose weights take more bytes than this is not timed.
@@ -55,28 +53,12 @@ def check_step(x: Array, nodes: Array, grad_y: Array, kind: Kind = HOST) -> None
     assert_close(nodes - kind.fetch(updated), right[1])
 
 
-def numpy_calls(case: Case, grad_y: Array) -> Iterator[Call]:
-    """Yield the dense layers through NumPy."""
-    shape = (case.n_in, case.n_out)
-    yield Call("forward", "Linear", dense.linear(*shape))
-    for width in dense_widths(case):
-        yield Call("forward", "dense", dense.feed_forward(*shape, width))
-        take_step = dense.feed_forward_step(*shape, width)
-        yield Call("step", "dense", functools.partial(take_step, grad_y=grad_y))
-
-
-def torch_calls(case: Case, grad_y: Any) -> Iterator[Call]:
-    """Yield the dense layers through PyTorch, where grad_y is."""
-    from ..peers.torch_layers import Dense
-
-    wide = [("dense", (case.n_in, width, case.n_out)) for width in dense_widths(case)]
-    for name, widths in itertools.chain([("Linear", (case.n_in, case.n_out))], wide):
-        layer = Dense(*widths, device=grad_y.device)
+def dense_calls(case: Case, grad_y: Any, make: Callable[..., Any]) -> Iterator[Call]:
+    """Yield the calls of the dense layers that `make` makes from their widths."""
+    shapes: list[tuple[str, tuple[int, ...]]] = [("Linear", (case.n_in, case.n_out))]
+    if 4 * max(case.widths) * (case.n_in + case.n_out) <= DENSE_BYTES:
+        shapes += [("dense", (case.n_in, width, case.n_out)) for width in case.widths]
+    for name, widths in shapes:
+        layer = make(*widths)
         yield Call("forward", name, layer.forward)
         yield Call("step", name, functools.partial(layer.step, grad_y=grad_y))
-
-
-def dense_widths(case: Case) -> tuple[int, ...]:
-    """Return the widths of the dense layers, none where they would be too large."""
-    fits = 4 * max(case.widths) * (case.n_in + case.n_out) <= DENSE_BYTES
-    return case.widths if fits else ()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..compare.cases import Case
-from ..figures import PACKAGES
 
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 DEPTHS = (8, 10, 12, 14, 16, 18, 20)
@@ -50,9 +48,3 @@ def series(results: dict[Case, Result], lines: Iterable[Line] = LINES) -> list[d
 def _point(case: Case, axis: str, what: str, result: Result) -> dict[str, Any]:
     point = {axis: getattr(case, axis), "seconds": result[what]}
     return point | {"roof": result["roof"]} if what == "forward" else point
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
-    installed = {each.name: each.version for each in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.machine import median_seconds, read_bandwidth, sgemm_rate
-from benchmarks.peers import dense
+from benchmarks.peers.dense import Dense
 
 from . import step
 from .forward import forward
@@ -66,7 +66,7 @@ class SpeedUp:
         n_in, n_out, depth, *_ = CASES[case]
         x, *_ = problem(CASES[case])
         ours = median_seconds(forward(CASES[case]))
-        layers = (dense.feed_forward(n_in, n_out, 2**depth - aligned) for aligned in (1, 0))
+        layers = (Dense(n_in, 2**depth - aligned, n_out).forward for aligned in (1, 0))
         return min(median_seconds(partial(layer, x), least=3) for layer in layers) / ours
 
     def track_step(self, case: str) -> float:
@@ -74,5 +74,5 @@ class SpeedUp:
         n_in, n_out, depth, *_ = CASES[case]
         x, _, grad_y, _ = problem(CASES[case])
         ours = median_seconds(step.fused(CASES[case]))
-        layers = (dense.feed_forward_step(n_in, n_out, 2**depth - aligned) for aligned in (1, 0))
+        layers = (Dense(n_in, 2**depth - aligned, n_out).step for aligned in (1, 0))
         return min(median_seconds(partial(layer, x, grad_y), least=3) for layer in layers) / ours
