@@ -161,8 +161,9 @@ def mix_in_order(
     batch = len(order)
     for c in prange(len(rows) // 4):
         q = 4 * c
-        for i in range(c * chunk, min(batch, (c + 1) * chunk), 4):
-            n = min(4, batch - i)
+        end = min(batch, (c + 1) * chunk)
+        for i in range(c * chunk, end, 4):
+            n = min(4, end - i)  # the next sample may be that of another thread
             for k in range(n):
                 follow(order[i + k], scores, leaves, rows, q + k)
                 score_path(order[i + k], scores, activation, coefs, q + k)
