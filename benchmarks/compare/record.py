@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from llvmlite import binding
 
 import fffnb
 from fffnb.cpu import jit
+from fffnb.files import replacing
 
 LIBRARIES = ("numpy", "scipy", "numba", "llvmlite", "torch", "triton", "jax")
 
@@ -42,6 +42,6 @@ def versions() -> dict[str, str]:
 
 def write(path: Path, figures: dict[str, Any]) -> None:
     """Write figures as JSON in one go: a reader sees the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    with replacing(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")

@@ -11,18 +11,16 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 import fffnb
 
 from ..compare import record
 from ..compare.cases import Case
 from ..compare.cpu import generic_name, threads
-from ..compare.cpu.layer import ROTATE_BYTES, draw_inputs, roof
+from ..compare.cpu.layer import ROTATE_BYTES, draw, roof
 from ..compare.cpu.timing import timed
 from ..machine import read_bandwidth, sgemm_rate
 from ..peers import dense, installed
-from ..suite.problems import CHECKED, check, draw_nodes, top_levels
+from ..suite.problems import CHECKED, top_levels
 from .layers import Call, check_step, dense_calls, keep_fastest, step
 from .lines import Result
 
@@ -42,12 +40,8 @@ def measure(cases: Iterable[Case]) -> Iterator[tuple[Case, Result]]:
 
 def measure_case(case: Case) -> Result:
     """Check and time one case."""
-    nodes = draw_nodes(case.n_in, case.n_out, case.depth, np.random.default_rng(0))
-    inputs = draw_inputs(case)
-    grad_y = np.random.default_rng(2).standard_normal((case.batch, case.n_out), np.float32)
-    top = inputs[0, :CHECKED], top_levels(nodes, case.depth), grad_y[:CHECKED]
-    check(*top)
-    check_step(*top)
+    nodes, inputs, grad_y = draw(case)
+    check_step(inputs[0, :CHECKED], top_levels(nodes, case.depth), grad_y[:CHECKED])
     leaves = fffnb.fff_forward(inputs[0], nodes, return_trace=True)[1].leaves
     ours = (
         Call("forward", "fffnb", lambda x: fffnb.fff_forward(x, nodes)),

@@ -17,6 +17,7 @@ from .views import (
     check_device_rule,
     check_updatable,
     forward_plan,
+    offset_of,
     vector_length,
 )
 
@@ -172,9 +173,7 @@ def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateR
     own = check_device_rule(rule, "rule", parameter, (n_rows, width), kind)
     if rows.shape[0] > 0:
         arrays = [kind.address(part) for part in (parameter, gradient.rows, gradient.values)]
-        offset = 0
-        if not cuda.launch.SIMULATED:
-            offset = (arrays[0] | arrays[2] | own.first | own.second) & 15
+        offset = offset_of(arrays[0], arrays[2], own.first, own.second)
         length = vector_length(table.dtype, (width,), offset)
         step = cuda.steps.step_rows(
             table.dtype, length, rows.shape[0], width, device, own.kind, True

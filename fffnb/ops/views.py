@@ -65,11 +65,7 @@ class Plan:
 
     def layer(self, *addresses: Any) -> Any:
         """Return the constants of kernels that move arrays which start at these addresses."""
-        offset = 0
-        if not cuda.launch.SIMULATED:
-            for address in addresses:
-                offset |= address
-        offset &= 15  # from a multiple of the bytes of the widest load
+        offset = offset_of(*addresses)
         layer = self.layers.get(offset)
         if layer is None:
             dtype, sizes = self.table.dtype, (self.n_in, self.n_out, self.table.depth)
@@ -91,6 +87,15 @@ class Plan:
         ):
             if out < end and start < stop:
                 raise ValueError(f"out must not overlap {name}, got arrays that share memory")
+
+
+def offset_of(*addresses: Any) -> int:
+    """Return how far from multiples of the bytes of the widest load the worst address may be."""
+    offset = 0
+    if not cuda.launch.SIMULATED:
+        for address in addresses:
+            offset |= address
+    return offset & 15
 
 
 def vector_length(dtype: str, sizes: tuple[int, ...], offset: int) -> int:
