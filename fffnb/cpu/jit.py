@@ -87,6 +87,11 @@ def choose(work: int) -> Literal["serial", "parallel"]:
     return "parallel"
 
 
+def threads_for(work: int) -> int:
+    """Return how many threads at most will share `work` floating-point operations."""
+    return numba.get_num_threads() if choose(work) == "parallel" else 1
+
+
 @functools.cache
 def threading_layer() -> str | None:
     """Start the thread pool and return its kind, or None (said once) when there is none."""

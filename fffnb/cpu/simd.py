@@ -221,6 +221,21 @@ def outer(typingctx: Any, sums: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def pairs(typingctx: Any, sums: Any, a: Any, b: Any) -> Any:
+    """Return sums[i] + a[i] * b[i] for all i."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        new = []
+        for i in range(len(sums)):
+            value, *factors = (builder.extract_value(values, i) for values in args)
+            product = builder.fmul(*factors, flags=_FUSED)
+            new.append(builder.fadd(value, product, flags=_FUSED))
+        return cgutils.pack_array(builder, new)
+
+    return sums(sums, a, b), codegen
+
+
+@intrinsic
 def inner(typingctx: Any, start: Any, a: Any, b: Any) -> Any:
     """Return the vector start + a[0] * b[0] + a[1] * b[1] + ..., added in this order."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import buffers
-from . import tree_backward, tree_sweep, tree_walk
+from . import jit, tree_backward, tree_sweep, tree_walk
 from . import update as row_update
 
 Array = NDArray[Any]
@@ -22,15 +22,14 @@ Array = NDArray[Any]
 #: Samples from which the forward pass is a sweep.
 SWEEP_FROM = 1024
 
-#: Samples that go down the trees together, and levels between two sorts of the batch: the inputs of
-#: a chunk stay in the second-level cache, and after so many levels a node has two of them left.
-CHUNK, LEVELS = 128, 6
+#: Levels between two sorts of the batch: the rows of so many fit the second-level cache.
+LEVELS = 6
+
+#: Samples whose mixes one thread writes, in fours, at most.
+CHUNK = 128
 
 #: Bytes of an output that is written past the caches, which it would only sweep clean.
 STREAM_FROM = 8_000_000
-
-#: Samples that go backward together, in fours.
-MIX_CHUNK = 16
 
 #: Bytes of the inputs and gradients of samples whose rows one thread sums.
 STEP_BYTES = 400_000
@@ -130,10 +129,14 @@ def walk(
     y: Array,
 ) -> None:
     """Send every sample alone; arguments as those of the kernel."""
-    n_rows = scores.shape[1] * scores.shape[2]
-    coefs = buffers.empty((len(x), n_rows), table.dtype)
-    rows = buffers.empty((len(x), n_rows), np.int64)
-    tree_walk.forward(work, x, table, bias, activation, scores, leaves, coefs, rows, y)
+    batch, n_trees, depth = scores.shape
+    chunk = 4 if batch >= 4 * jit.threads_for(work) else 1
+    found = buffers.empty((-(-batch // chunk), 16), table.dtype)
+    coefs = buffers.empty((batch, n_trees * depth), table.dtype)
+    rows = buffers.empty(coefs.shape, np.int64)
+    tree_walk.forward(
+        work, x, table, bias, activation, chunk, scores, leaves, found, coefs, rows, y
+    )
 
 
 def sweep(
@@ -148,10 +151,7 @@ def sweep(
 ) -> None:
     """Send samples together that share nodes; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
-    n_chunks = -(-batch // CHUNK)
-    spare = buffers.empty((n_chunks, 4 * CHUNK), np.int64)
-    runs = buffers.empty((n_chunks, 4 * depth, 4), np.int64)
-    found = buffers.empty((n_chunks, 3 * CHUNK + 16), table.dtype)
+    found = buffers.empty((-(-batch // 4), 16), table.dtype)
     leaves[...] = 0
     for t in reversed(range(n_trees)):  # the order of the first tree remains
         order = np.arange(batch)
@@ -159,21 +159,11 @@ def sweep(
             if first > 0:
                 places = leaves[:, t].astype(np.min_scalar_type(2**first - 1))
                 order = np.argsort(places, kind="stable")  # a radix sort up to 16 bits
-            tree_sweep.descend(
-                work // 2,
-                x,
-                table,
-                bias,
-                t,
-                first,
-                stop,
-                order,
-                spare,
-                runs,
-                found,
-                scores,
-                leaves,
+            tree_sweep.descend_in_order(
+                work // 2, x, table, bias, t, first, stop, order, found, scores, leaves
             )
+    chunk = chunk_of(batch)
+    n_chunks = -(-batch // chunk)
     coefs = buffers.empty((4 * n_chunks, n_trees * depth), table.dtype)
     rows = buffers.empty(coefs.shape, np.int64)
     streamed = goes_past_caches(y)
@@ -181,7 +171,7 @@ def sweep(
     tree_sweep.mix_in_order(
         work // 2,
         order,
-        CHUNK,
+        chunk,
         table,
         activation,
         scores,
@@ -193,6 +183,11 @@ def sweep(
         streamed,
         y,
     )
+
+
+def chunk_of(batch: int) -> int:
+    """Return how many samples' mixes one thread writes: fours, in enough chunks for all threads."""
+    return max(4, min(CHUNK, batch // 32) // 4 * 4)
 
 
 def goes_past_caches(out: Array) -> bool:
@@ -218,7 +213,8 @@ def backward(
     batch, n_trees, depth = scores.shape
     visits = Visits(leaves, depth, nodes.dtype, nodes.shape[2])
     if batch > 0:
-        n_chunks = -(-batch // MIX_CHUNK)
+        chunk = chunk_of(batch)
+        n_chunks = -(-batch // chunk)
         rows = buffers.empty((4 * n_chunks, n_trees * depth), np.int64)
         gradients = buffers.empty(rows.shape, nodes.dtype)
         found = buffers.empty((n_chunks, 16), nodes.dtype)
@@ -227,7 +223,7 @@ def backward(
         tree_backward.backward_samples(
             _work(scores, nodes),
             visits.order[0],
-            MIX_CHUNK,
+            chunk,
             grad_y,
             nodes.reshape(-1, nodes.shape[2]),
             activation,

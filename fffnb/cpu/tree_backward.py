@@ -16,8 +16,8 @@ from numba import prange
 from .. import activations
 from .jit import Kernel, helper
 from .simd import fence
-from .tree_sweep import follow, mix_paths, mix_tile, same
-from .tree_walk import activate, dot, mix, tile
+from .tree_sweep import mix_paths, mix_tile, same
+from .tree_walk import activate, dot, dots, follow, mix, tile
 from .update import copy_row, update_row
 
 derivative = helper(activations.derivative)
@@ -75,22 +75,28 @@ def dot_paths(order, i, n, x, table, start, rows, q, out, found, c):
     The product is of the part of the row from `start` on, for each of n samples.
     """
     width, wide, r, n_rows = table.shape[1], x.shape[1], 0, rows.shape[1]
+    if n < 4:
+        for k in range(n):
+            for r in range(n_rows):
+                j = rows[q + k, r] * width + start
+                out[q + k, r] = dot(table, j, x, order[i + k] * wide, wide)
+        return
+    i0, i1, i2, i3 = order[i] * wide, order[i + 1] * wide, order[i + 2] * wide, order[i + 3] * wide
     while r < n_rows:
-        if n == 4 and same(rows, q, r, n_rows):
-            i0, i1 = order[i] * wide, order[i + 1] * wide
-            i2, i3 = order[i + 2] * wide, order[i + 3] * wide
-            j0 = rows[q, r] * width + start
-            j1 = rows[q, r + 1] * width + start
-            j2 = rows[q, r + 2] * width + start
+        j0 = rows[q, r] * width + start
+        if same(rows, q, r, n_rows):
+            j1, j2 = rows[q, r + 1] * width + start, rows[q, r + 2] * width + start
             tile(x, i0, i1, i2, i3, table, j0, j1, j2, wide, found, c * 16)
             for k in range(4):
                 for m in range(3):
                     out[q + k, r + m] = found[c, 3 * k + m]
             r += 3
         else:
-            for k in range(n):
-                j = rows[q + k, r] * width + start
-                out[q + k, r] = dot(table, j, x, order[i + k] * wide, wide)
+            j1, j2 = rows[q + 1, r] * width + start, rows[q + 2, r] * width + start
+            j3 = rows[q + 3, r] * width + start
+            dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, wide, found, c * 16)
+            for k in range(4):
+                out[q + k, r] = found[c, k]
             r += 1
 
 

@@ -1,14 +1,12 @@
 """The sweep: samples that share nodes go down the trees, and mix their rows, together.
 
-The batch goes down in chunks of samples whose inputs stay in the second-level cache, two levels at
-a time: four samples meet a node and both of its children in one pass over their inputs. Between
-stages of several levels the batch is put in the order of the nodes reached, so that a chunk always
-holds samples of few nodes. In the order of the leaves, four samples in a row share most of the rows
-that make their outputs.
+The batch goes down in fours as in the walk, but every few levels it is put in the order of the
+nodes reached: rows are then read from the first caches, where the samples just before have left
+them. In the order of the leaves, four samples in a row share most of the rows that make their
+outputs.
 
 Every number is the same bits as in the walk. Shapes as in `tree_walk`; `order` (batch,) names the
-samples chunk by chunk, and scratch has a row for each chunk. On its way down, leaves[s, t] is the
-place of sample s in its level of tree t.
+samples, and scratch has a row for each chunk of them.
 """
 
 from numba import prange
@@ -28,125 +26,24 @@ from .simd import (
     stream,
     zeros,
 )
-from .tree_walk import activate, dot, mix, places2, spread2, tile
-
-
-@helper
-def score_run(x, table, bias, row, left, both, order, i, j, found, c):
-    """Score samples i to j of the order at a row, and if `both` at its children, `left` and next.
-
-    The scores of sample i + k, not yet with bias, go to found[c, 3 * k :]; that of the child which
-    is not visited may be missing.
-    """
-    n_in, width, room = x.shape[1], table.shape[1], found.shape[1]
-    j0, j1, j2 = row * width, left * width, (left + 1) * width
-    for k in range(i, j, 4):
-        at = 3 * (k - i)
-        if both and k + 2 < j:
-            s0, s1, s2, s3 = order[k], order[k + 1], order[k + 2], order[min(k + 3, j - 1)]
-            i0, i1, i2, i3 = s0 * n_in, s1 * n_in, s2 * n_in, s3 * n_in
-            tile(x, i0, i1, i2, i3, table, j0, j1, j2, n_in, found, c * room + at)
-        else:
-            for q in range(k, min(k + 4, j)):
-                s = order[q]
-                score = dot(table, j0, x, s * n_in, n_in)
-                found[c, at] = score
-                if both:
-                    side = 1 if biased(score, bias, row) > 0 else 0
-                    found[c, at + 1 + side] = dot(table, j1 + side * width, x, s * n_in, n_in)
-                at += 3
-
-
-@helper
-def biased(score, bias, row):
-    """Return a score with the bias of its row, if there is any."""
-    return score + bias[row] if len(bias) > 0 else score
-
-
-@helper
-def part_run(order, i, j, t, bias, level, place, both, found, c, spare, scores, leaves):
-    """Send samples i to j of the order from their place on a level to up to four, and sort them.
-
-    Return how many go to each.
-    """
-    depth, chunk = scores.shape[2], spare.shape[1] // 4
-    row = t * ((1 << depth) - 1) + (1 << level) - 1 + place
-    left = row + (1 << level) + place
-    n0, n1, n2, n3 = 0, 0, 0, 0
-    for k in range(i, j):
-        s, at = order[k], 3 * (k - i)
-        score = biased(found[c, at], bias, row)
-        scores[s, t, level] = score
-        right = 1 if score > 0 else 0  # a NaN score goes left
-        child = right
-        if both:
-            score = biased(found[c, at + 1 + right], bias, left + right)
-            scores[s, t, level + 1] = score
-            child = 2 * right + (1 if score > 0 else 0)
-        leaves[s, t] = (4 if both else 2) * place + child
-        spare[c, child * chunk + choose(child, n0, n1, n2, n3)] = s
-        n0 += child == 0
-        n1 += child == 1
-        n2 += child == 2
-        n3 += child == 3
-    at = i
-    for child in range(4):
-        for k in range(choose(child, n0, n1, n2, n3)):
-            order[at] = spare[c, child * chunk + k]
-            at += 1
-    return n0, n1, n2, n3
-
-
-@helper
-def choose(k, n0, n1, n2, n3):
-    """Return the k-th of four numbers."""
-    return n0 if k == 0 else n1 if k == 1 else n2 if k == 2 else n3
-
-
-@helper
-def push(runs, c, k, i, j, level, place):
-    """Note as the k-th run that samples i to j of the order are at a place of a level."""
-    runs[c, k, 0] = i
-    runs[c, k, 1] = j
-    runs[c, k, 2] = level
-    runs[c, k, 3] = place
+from .tree_walk import descend, descend_four, follow, mix, places2, score_path, spread2
 
 
 @Kernel
-def descend(x, table, bias, t, first, stop, order, spare, runs, found, scores, leaves):
-    """Take every sample down tree t, from level `first`, by which `order` is sorted, to `stop`.
+def descend_in_order(x, table, bias, t, first, stop, order, found, scores, leaves):
+    """Take every sample down tree t from level `first`, by which `order` is sorted, to `stop`.
 
-    `spare` (n_chunks, 4 * chunk), `runs` (n_chunks, 4 * depth, 4) and `found` (n_chunks,
-    3 * chunk + 16) are scratch.
+    Samples go in fours; `found` (n_fours, 16) is scratch.
     """
-    batch, chunk, root = len(x), spare.shape[1] // 4, t * ((1 << scores.shape[2]) - 1)
-    for c in prange(len(spare)):
-        begin, end = c * chunk, min(batch, (c + 1) * chunk)
-        while begin < end:
-            place, j = leaves[order[begin], t], begin + 1
-            while j < end and leaves[order[j], t] == place:
-                j += 1
-            push(runs, c, 0, begin, j, first, place)
-            begin = j
-            n_runs = 1
-            while n_runs > 0:  # depth first: the inputs of a short run stay in the first cache
-                n_runs -= 1
-                i, j = runs[c, n_runs, 0], runs[c, n_runs, 1]
-                level, place = runs[c, n_runs, 2], runs[c, n_runs, 3]
-                row = root + (1 << level) - 1 + place
-                left = row + (1 << level) + place
-                both = level + 1 < stop
-                score_run(x, table, bias, row, left, both, order, i, j, found, c)
-                n0, n1, n2, n3 = part_run(
-                    order, i, j, t, bias, level, place, both, found, c, spare, scores, leaves
-                )
-                if level + 2 < stop:
-                    for child in range(3, -1, -1):
-                        n = choose(child, n0, n1, n2, n3)
-                        if n > 0:
-                            push(runs, c, n_runs, j - n, j, level + 2, 4 * place + child)
-                            n_runs += 1
-                        j -= n
+    batch = len(x)
+    for c in prange(len(found)):
+        i = 4 * c
+        if i + 4 <= batch:
+            four = order[i], order[i + 1], order[i + 2], order[i + 3]
+            descend_four(x, table, bias, t, first, stop, four, found, c, scores, leaves)
+        else:
+            for k in range(i, batch):
+                descend(x, table, bias, t, first, stop, order[k], scores, leaves)
 
 
 @Kernel
@@ -200,25 +97,6 @@ def stream_row(room, i, n, out, at):
     """Copy n elements of `room` from i on, whole vectors, past the caches to `out` at `at`."""
     for j in range(0, n, lanes(room)):
         stream(out, at + j, load(room, i + j))
-
-
-@helper
-def follow(s, scores, leaves, rows, q):
-    """Write the rows on the path of sample s to path q."""
-    _, n_trees, depth = scores.shape
-    for t in range(n_trees):
-        root, leaf = t * ((1 << depth) - 1), leaves[s, t]
-        for level in range(depth):
-            rows[q, t * depth + level] = root + (1 << level) - 1 + (leaf >> (depth - level))
-
-
-@helper
-def score_path(s, scores, activation, coefs, q):
-    """Write the activations of the scores of sample s to path q."""
-    _, n_trees, depth = scores.shape
-    for t in range(n_trees):
-        for level in range(depth):
-            coefs[q, t * depth + level] = activate(activation, scores[s, t, level])
 
 
 @helper

@@ -1,9 +1,13 @@
-"""The walk: every sample goes down its trees alone, then mixes the rows on its path.
+"""The walk: samples go down the trees in fours, each on its path, then mix the rows on it.
+
+The four share nothing but the time: while one waits for a row or a sum, the others go on. Where all
+of them are at the same node, as at the root, they meet it and both of its children in one pass.
 
 Shapes: `x` (batch, n_in), `table` (n_trees * n_nodes, n_in + n_out), the nodes of the forest as
 rows, `bias` (n_trees * n_nodes,) or empty, `scores` (batch, n_trees, depth), `leaves` (batch,
 n_trees), `y` (batch, n_out); `coefs` and `rows` (n_paths, n_trees * depth) are paths: row k of path
-q is table[rows[q, k]], and counts coefs[q, k] times.
+q is table[rows[q, k]], and counts coefs[q, k] times. On its way down, leaves[s, t] is the place of
+sample s in its level of tree t.
 
 Helpers take an array and the place of a vector's first element in its memory: a view would cost a
 reference count, a lock on the bus, in the middle of a kernel.
@@ -23,6 +27,7 @@ from .simd import (
     load_part,
     load_part_all,
     outer,
+    pairs,
     store,
     store_part,
     store_totals,
@@ -59,6 +64,29 @@ def dot(a, i, b, j, n):
 
 
 @helper
+def dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, n, out, at):
+    """Write the dot products of vector i0 of `x` and j0 of `table`, of i1 and j1, ... to `out`."""
+    width = lanes(x)
+    quarter = n // (4 * width) * width
+    sums = zeros(x, 4)
+    for k in range(0, quarter, width):
+        sums = pairs(sums, load4(x, i0, i1, i2, i3, k), load4(table, j0, j1, j2, j3, k))
+    for k in range(4 * quarter, n, width):
+        m = n - k
+        x0, x1 = load_part(x, i0 + k, m), load_part(x, i1 + k, m)
+        x2, x3 = load_part(x, i2 + k, m), load_part(x, i3 + k, m)
+        row0, row1 = load_part(table, j0 + k, m), load_part(table, j1 + k, m)
+        row2, row3 = load_part(table, j2 + k, m), load_part(table, j3 + k, m)
+        sums = pairs(sums, (x0, x1, x2, x3), (row0, row1, row2, row3))
+    for q in range(1, 4):
+        more = zeros(x, 4)
+        for k in range(q * quarter, (q + 1) * quarter, width):
+            more = pairs(more, load4(x, i0, i1, i2, i3, k), load4(table, j0, j1, j2, j3, k))
+        sums = add(sums, more)
+    store_totals(out, at, sums)
+
+
+@helper
 def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
     """Write the dot products of vectors i of `x` and j of `table` to out[at + 3 * i + j] in memory.
 
@@ -68,9 +96,8 @@ def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
     quarter = n // (4 * width) * width
     sums = zeros(x, 12)
     for k in range(0, quarter, width):
-        xs = load(x, i0 + k), load(x, i1 + k), load(x, i2 + k), load(x, i3 + k)
         rows = load(table, j0 + k), load(table, j1 + k), load(table, j2 + k)
-        sums = outer(sums, xs, rows)
+        sums = outer(sums, load4(x, i0, i1, i2, i3, k), rows)
     for k in range(4 * quarter, n, width):
         m = n - k
         x0, x1 = load_part(x, i0 + k, m), load_part(x, i1 + k, m)
@@ -80,9 +107,8 @@ def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
     for q in range(1, 4):
         more = zeros(x, 12)
         for k in range(q * quarter, (q + 1) * quarter, width):
-            xs = load(x, i0 + k), load(x, i1 + k), load(x, i2 + k), load(x, i3 + k)
             rows = load(table, j0 + k), load(table, j1 + k), load(table, j2 + k)
-            more = outer(more, xs, rows)
+            more = outer(more, load4(x, i0, i1, i2, i3, k), rows)
         sums = add(sums, more)
     store_totals(out, at, sums)
 
@@ -123,6 +149,12 @@ def mix_rows(factors, places, table, n, out, at, fresh):
 
 
 @helper
+def load4(a, i0, i1, i2, i3, k):
+    """Return the vectors of `a` from four places on, k elements further."""
+    return load(a, i0 + k), load(a, i1 + k), load(a, i2 + k), load(a, i3 + k)
+
+
+@helper
 def spread4(coefs, q, k):
     """Return four coefficients as vectors."""
     return (*spread2(coefs, q, k), *spread2(coefs, q, k + 2))
@@ -147,23 +179,102 @@ def places2(rows, q, k, table, start):
     return rows[q, k] * width + start, rows[q, k + 1] * width + start
 
 
-@Kernel
-def forward(x, table, bias, activation, scores, leaves, coefs, rows, y):
-    """Write scores, leaves and y of every sample; `coefs` and `rows` have a path for each."""
-    n_in, n_out, width = x.shape[1], y.shape[1], table.shape[1]
+@helper
+def biased(score, bias, row):
+    """Return a score with the bias of its row, if there is any."""
+    return score + bias[row] if len(bias) > 0 else score
+
+
+@helper
+def turn(score, bias, row, t, level, s, scores, leaves):
+    """Note the score, not yet with bias, of sample s at a row, and send it to a child."""
+    score = biased(score, bias, row)
+    scores[s, t, level] = score
+    leaves[s, t] = 2 * leaves[s, t] + (1 if score > 0 else 0)  # a NaN score goes left
+
+
+@helper
+def descend(x, table, bias, t, first, stop, s, scores, leaves):
+    """Take sample s down tree t from level `first` to `stop`."""
+    n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
+    for level in range(first, stop):
+        row = root + (1 << level) - 1 + leaves[s, t]
+        score = dot(table, row * width, x, s * n_in, n_in)
+        turn(score, bias, row, t, level, s, scores, leaves)
+
+
+@helper
+def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves):
+    """Do what `descend` does for a tuple of four samples; found[c] is room for 16 numbers."""
+    n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
+    s0, s1, s2, s3 = samples
+    i0, i1, i2, i3 = s0 * n_in, s1 * n_in, s2 * n_in, s3 * n_in
+    at, level = c * found.shape[1], first
+    while level < stop:
+        top = root + (1 << level) - 1
+        row0, row1 = top + leaves[s0, t], top + leaves[s1, t]
+        row2, row3 = top + leaves[s2, t], top + leaves[s3, t]
+        if level + 1 < stop and row0 == row1 and row0 == row2 and row0 == row3:
+            left = row0 + (1 << level) + leaves[s0, t]
+            j0, j1, j2 = row0 * width, left * width, (left + 1) * width
+            tile(x, i0, i1, i2, i3, table, j0, j1, j2, n_in, found, at)
+            for k in range(4):
+                s = samples[k]
+                turn(found[c, 3 * k], bias, row0, t, level, s, scores, leaves)
+                side = leaves[s, t] & 1
+                score = found[c, 3 * k + 1 + side]
+                turn(score, bias, left + side, t, level + 1, s, scores, leaves)
+            level += 2
+        else:
+            j0, j1, j2, j3 = row0 * width, row1 * width, row2 * width, row3 * width
+            dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, n_in, found, at)
+            rows = row0, row1, row2, row3
+            for k in range(4):
+                turn(found[c, k], bias, rows[k], t, level, samples[k], scores, leaves)
+            level += 1
+
+
+@helper
+def follow(s, scores, leaves, rows, q):
+    """Write the rows on the path of sample s to path q."""
     _, n_trees, depth = scores.shape
-    n_nodes = (1 << depth) - 1
-    for s in prange(len(x)):
+    for t in range(n_trees):
+        root, leaf = t * ((1 << depth) - 1), leaves[s, t]
+        for level in range(depth):
+            rows[q, t * depth + level] = root + (1 << level) - 1 + (leaf >> (depth - level))
+
+
+@helper
+def score_path(s, scores, activation, coefs, q):
+    """Write the activations of the scores of sample s to path q."""
+    _, n_trees, depth = scores.shape
+    for t in range(n_trees):
+        for level in range(depth):
+            coefs[q, t * depth + level] = activate(activation, scores[s, t, level])
+
+
+@Kernel
+def forward(x, table, bias, activation, chunk, scores, leaves, found, coefs, rows, y):
+    """Write scores, leaves and y of every sample.
+
+    Samples go in chunks of four, or alone; `found` (n_chunks, 16) is scratch, `coefs` and `rows`
+    have a path for each sample.
+    """
+    batch, n_in, n_out = len(x), x.shape[1], y.shape[1]
+    _, n_trees, depth = scores.shape
+    for c in prange(len(found)):
+        begin, end = c * chunk, min(batch, (c + 1) * chunk)
+        for s in range(begin, end):
+            for t in range(n_trees):
+                leaves[s, t] = 0
         for t in range(n_trees):
-            node = 0
-            for level in range(depth):
-                row = t * n_nodes + node
-                score = dot(table, row * width, x, s * n_in, n_in)
-                if len(bias) > 0:
-                    score += bias[row]
-                scores[s, t, level] = score
-                coefs[s, t * depth + level] = activate(activation, score)
-                rows[s, t * depth + level] = row
-                node = 2 * node + (2 if score > 0 else 1)  # a NaN score goes left
-            leaves[s, t] = node - n_nodes
-        mix(coefs, s, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)
+            if end - begin == 4:
+                four = begin, begin + 1, begin + 2, begin + 3
+                descend_four(x, table, bias, t, 0, depth, four, found, c, scores, leaves)
+            else:
+                for s in range(begin, end):
+                    descend(x, table, bias, t, 0, depth, s, scores, leaves)
+        for s in range(begin, end):
+            follow(s, scores, leaves, rows, s)
+            score_path(s, scores, activation, coefs, s)
+            mix(coefs, s, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)
