@@ -1,5 +1,7 @@
 """Memory of large arrays: on cache lines, used again, never while anyone still looks at it."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -12,9 +14,9 @@ from fffnb import buffers
 def nothing_waits(monkeypatch, poisoned_buffers):
     """Start with no memory that waits, and with the plain allocator."""
     monkeypatch.undo()
-    buffers._waiting.clear()
+    buffers.pool.waiting.clear()
     yield
-    buffers._waiting.clear()
+    buffers.pool.waiting.clear()
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 10_000, 1_000_000])
@@ -45,20 +47,20 @@ def test_memory_is_used_again_when_the_last_view_is_gone():
 
 def test_memory_that_is_far_too_large_is_left_alone():
     buffers.empty(10_000_000, np.float32)
-    assert len(buffers._waiting) == 1
+    assert len(buffers.pool.waiting) == 1
     array = buffers.empty(1_000_000, np.float32)
-    assert len(buffers._waiting) == 1
+    assert len(buffers.pool.waiting) == 1
     assert array.nbytes == 4_000_000
 
 
 def test_memory_that_waits_is_bounded(monkeypatch):
-    monkeypatch.setattr(buffers, "KEPT", 10_000_000)
+    monkeypatch.setattr(buffers.pool, "most", 10_000_000)
     arrays = [buffers.empty(1_000_000, np.float32) for _ in range(5)]
     del arrays
-    assert sum(memory.bytes.size for memory in buffers._waiting) <= 10_000_000
-    assert len(buffers._waiting) == 2
+    assert sum(memory.bytes.size for memory in buffers.pool.waiting) <= 10_000_000
+    assert len(buffers.pool.waiting) == 2
     buffers.empty(3_000_000, np.float32)  # larger than all that may wait
-    assert len(buffers._waiting) == 2
+    assert len(buffers.pool.waiting) == 2
 
 
 def test_threads_never_share_memory():
@@ -77,3 +79,9 @@ def test_threads_never_share_memory():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_array_may_outlive_the_module():
+    code = "from fffnb import buffers; buffers.np.linalg.kept = buffers.empty(400_000, 'f4')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

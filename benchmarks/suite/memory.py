@@ -18,7 +18,7 @@ def peak_added(call: Callable[[], object]) -> int:
     """
     from fffnb import buffers
 
-    buffers._waiting.clear()  # memory of earlier results would be taken again, unseen
+    buffers.pool.waiting.clear()  # memory of earlier results would be taken again, unseen
     tracemalloc.start()
     floor = tracemalloc.get_traced_memory()[0]
     call()
