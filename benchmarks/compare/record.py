@@ -15,7 +15,10 @@ import fffnb
 from fffnb.cpu import jit
 from fffnb.files import replacing
 
-LIBRARIES = ("numpy", "scipy", "numba", "llvmlite", "torch", "triton", "jax")
+LIBRARIES = (
+    *("numpy", "scipy", "numba", "llvmlite", "torch", "triton", "jax"),
+    *("numba-cuda", "cupy-cuda12x", "cupy-cuda13x"),
+)
 
 
 def machine(name: str) -> dict[str, Any]:
