@@ -194,6 +194,15 @@ def test_a_gpu_has_a_generic_name(monkeypatch):
         assert gpu.generic_name() == name
 
 
+def test_the_shortest_time_of_all_passes_is_kept():
+    pytest.importorskip("torch", reason="; ".join(peers.missing("torch")))
+    gpu = importlib.import_module("benchmarks.compare.gpu")
+    passes = iter(({"a": 3.0, "b": None}, {"a": 1.0, "c": 5.0}, {"a": 2.0, "b": None, "c": 4.0}))
+    measure = gpu.in_passes(lambda case: {"case": case, "seconds": next(passes)})
+    assert measure(TINY) == {"case": TINY, "seconds": {"a": 1.0, "b": None, "c": 4.0}}
+    assert not list(passes)
+
+
 @pytest.mark.parametrize("file", ["/no/folder/file.json", "."])
 def test_a_file_in_no_folder_is_refused(file):
     command = [sys.executable, "-m", "benchmarks.compare", "cpu", "--json", file]

@@ -21,7 +21,7 @@ GRAPH_CALLS = 64
 Call = Callable[[Any], object]
 
 
-def event_seconds(call: Call, inputs: Sequence[Any], *, total: float = 0.2) -> float:
+def event_seconds(call: Call, inputs: Sequence[Any], *, total: float = 0.06) -> float:
     """Return the median time between events around calls that take `total` seconds together.
 
     A call whose host time is longer than its GPU time takes its host time.
