@@ -150,8 +150,15 @@ def new_figure(n_panels: int, caption: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(1.4 + 4.8 * n_panels, 4.6), layout="constrained")
     panels = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
-    figure.supxlabel(textwrap.fill(caption, 80 * n_panels), fontsize=8, color="0.35")
+    figure.supxlabel(wrapped(caption, 80 * n_panels), fontsize=8, color="0.35")
     return figure, panels
+
+
+def wrapped(caption: str, width: int) -> str:
+    """Return a caption in lines of this width that end with commas: names stay beside versions."""
+    glue = "\N{NO-BREAK SPACE}"
+    glued = caption.replace(" ", glue).replace(f",{glue}", ", ")
+    return textwrap.fill(glued, width).replace(glue, " ")
 
 
 def set_axes(axes: Any, series: Series) -> None:

@@ -114,6 +114,14 @@ def test_plot_refuses_another_file_and_writes_nothing(text, reason, file, tmp_pa
     assert not list(out.iterdir())
 
 
+def test_a_caption_keeps_names_beside_versions(load):
+    caption = "h100 (NVIDIA H100, fffnb 0.1.0, numba 0.68.0)"
+    assert load("plot").wrapped(caption, 37).splitlines() == [
+        "h100 (NVIDIA H100, fffnb 0.1.0,",
+        "numba 0.68.0)",
+    ]
+
+
 def test_plot_refuses_two_files_of_one_device(file, tmp_path):
     refused = run("benchmarks.plot", str(file), str(file), "--out", str(tmp_path))
     assert refused.returncode == 2
