@@ -246,9 +246,10 @@ def test_all_stages_but_the_last_have_an_even_number_of_levels():
         assert lengths.max() <= tree.LEVELS + 2
 
 
-def test_the_path_follows_from_the_batch():
-    assert tree.choose(tree.SWEEP_FROM - 1) == "walk"
-    assert tree.choose(tree.SWEEP_FROM) == "sweep"
+def test_the_path_follows_from_the_shapes():
+    samples, nodes = tree.SWEEP_FROM
+    assert tree.choose(samples - 1, nodes) == tree.choose(samples, nodes - 1) == "walk"
+    assert tree.choose(samples, nodes) == "sweep"
 
 
 def test_an_unknown_path_is_refused(monkeypatch):

@@ -25,8 +25,8 @@ import numba
 FASTMATH = {"reassoc", "contract", "nsz"}
 
 #: Floating-point operations from which a parallel region is worth its start, by threading layer
-#: (a region costs 2 µs with OpenMP and 28 µs with the workqueue, but on a busy machine 8 ms).
-PARALLEL_WORK = {"omp": 4_000_000, "tbb": 4_000_000, "workqueue": 10_000_000}
+#: (a region costs 2 to 5 µs with OpenMP and 28 µs with the workqueue; 1 MFLOP takes 50 to 100 µs).
+PARALLEL_WORK = {"omp": 1_000_000, "tbb": 1_000_000, "workqueue": 10_000_000}
 _LEAST_PARALLEL_WORK = min(PARALLEL_WORK.values())
 
 #: Chosen form of every kernel, for tests and benchmarks; None leaves it to `choose`.

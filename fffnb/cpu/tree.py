@@ -19,8 +19,8 @@ from . import update as row_update
 
 Array = NDArray[Any]
 
-#: Samples from which the forward pass is a sweep.
-SWEEP_FROM = 1024
+#: Bytes of x and y, and of nodes, from which the forward pass is a sweep: no cache holds either.
+SWEEP_FROM = 32_000_000, 16_000_000
 
 #: Levels between two sorts of the batch: the rows of so many fit the second-level cache.
 LEVELS = 6
@@ -100,7 +100,7 @@ def forward(
     """Write scores (batch, n_trees, depth), leaves (batch, n_trees) and y (batch, n_out)."""
     if len(x) == 0:
         return
-    run = walk if choose(len(x)) == "walk" else sweep
+    run = walk if choose(x.nbytes + y.nbytes, nodes.nbytes) == "walk" else sweep
     flat_bias = _no_bias(nodes.dtype) if bias is None else bias.reshape(-1)
     table = nodes.reshape(-1, nodes.shape[2])
     run(_work(scores, nodes), x, table, flat_bias, activation, scores, leaves, y)
@@ -111,11 +111,15 @@ def _no_bias(dtype: np.dtype[Any]) -> Array:
     return np.empty(0, dtype)
 
 
-def choose(batch: int) -> Literal["walk", "sweep"]:
-    """Return the form of the forward pass of a batch; both give the same bits."""
+def choose(sample_bytes: int, node_bytes: int) -> Literal["walk", "sweep"]:
+    """Return the form of a forward pass, given the bytes of x and y and those of the nodes.
+
+    Both give the same bits.
+    """
     if forced not in (None, "walk", "sweep"):
         raise ValueError(f"forced must be None, 'walk' or 'sweep', got {forced!r}")
-    return forced or ("walk" if batch < SWEEP_FROM else "sweep")
+    large = sample_bytes >= SWEEP_FROM[0] and node_bytes >= SWEEP_FROM[1]
+    return forced or ("sweep" if large else "walk")
 
 
 def walk(
