@@ -54,7 +54,7 @@ class Visits:
     def __init__(self, leaves: Array, depth: int, dtype: np.dtype[Any], width: int) -> None:
         places = leaves.T.astype(np.min_scalar_type(2**depth - 1))
         self.order = np.argsort(places, axis=1, kind="stable")  # a radix sort up to 16 bits
-        self.ends = np.take_along_axis(leaves.T, self.order, axis=1)
+        self.ends = leaves[self.order, np.arange(leaves.shape[1])[:, None]]
         self.slopes = buffers.empty((*leaves.shape, depth), dtype)
         self.coefs = buffers.empty((*leaves.shape, depth), dtype)
         fit = STEP_BYTES // (width * dtype.itemsize)
