@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-#: What is kept in the repository, and a folder of its file system that git ignores.
+#: What asv measured and the repository keeps, and a folder of its file system that git ignores.
 RESULTS, SCRATCH = ROOT / "benchmarks" / "results", ROOT / ".asv"
 
 #: The figure of each benchmark and its parameters, lower is better; None where it failed.

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-#: Where measured files are kept.
-FOLDER = Path(__file__).parent / "results" / "compare"
+#: Where measured files are kept; not in `results`, where asv looks for its own.
+FOLDER = Path(__file__).parent / "measured"
 
 #: The packages whose versions stand beside figures.
 PACKAGES = ("fffnb", "numba", "numba-cuda", "numpy", "torch")

@@ -216,7 +216,7 @@ def test_a_step_that_does_not_learn_is_found(load, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "benchmarks/results/compare").glob("crossover-*.json")), ids=str
+    "path", sorted((ROOT / "benchmarks/measured").glob("crossover-*.json")), ids=str
 )
 def test_the_pictures_of_a_measured_file_are_in_the_docs(path, load):
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
