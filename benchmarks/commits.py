@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +33,15 @@ def check_tools() -> None:
     for tool in ("asv", "virtualenv"):
         if importlib.util.find_spec(tool) is None:
             raise RefusalError(f"{tool} is not installed: python -m pip install 'fffnb[bench]'")
+
+
+def regex(text: str) -> str:
+    """Return an argument that must be a regular expression, before asv builds anything for it."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text} is no regular expression: {error}") from None
+    return text
 
 
 def check_clean() -> None:
@@ -136,7 +147,8 @@ def measure(
                 _machine_file=machines,
             )
         except (ProcessError, UserError) as error:
-            raise RefusalError(f"asv could not run the benchmarks: {error}") from None
+            reason = str(error).rstrip(".")
+            raise RefusalError(f"asv could not run the benchmarks: {reason}") from None
         finally:
             log.flush()
     if not ran:

@@ -26,6 +26,7 @@ from .commits import (
     find_commits,
     git,
     measure,
+    regex,
     scratch_folder,
 )
 
@@ -161,7 +162,8 @@ def main() -> int:
     """Compare HEAD with BASE, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__)
     parser.add_argument("base", nargs="?", help="a commit (default: where HEAD left main)")
-    parser.add_argument("--bench", action="append", metavar="REGEX", help="not what is affected")
+    help_bench = "which benchmarks (default: those that the changes affect)"
+    parser.add_argument("--bench", type=regex, action="append", metavar="REGEX", help=help_bench)
     parser.add_argument("--factor", type=float, default=FACTOR, help="least slowdown that counts")
     options = parser.parse_args()
     if not options.factor > 1:

@@ -23,6 +23,7 @@ from .commits import (
     find_commits,
     git,
     measure,
+    regex,
     scratch_folder,
 )
 
@@ -34,10 +35,10 @@ def find_machine(name: str | None) -> dict[str, str]:
     """Return the facts of a machine that is in the repository, by default of this one."""
     files = git("ls-files", f"{RESULTS.relative_to(ROOT)}/*/machine.json").splitlines()
     known = {(ROOT / file).parent.name: json.loads((ROOT / file).read_text()) for file in files}
-    name = name or name_here(known)
-    if name in known:
-        return {key: fact for key, fact in known[name].items() if key != "version"}
-    unknown = f"there is no machine {name} among" if name else "this machine is none of"
+    found = name_here(known) if name is None else name
+    if found in known:
+        return {key: fact for key, fact in known[found].items() if key != "version"}
+    unknown = "this machine is none of" if name is None else f"there is no machine {name!r} among"
     listed = [f"{each} ({facts['num_cpu']} × {facts['cpu']})" for each, facts in known.items()]
     raise RefusalError(
         f"{unknown} {', '.join(listed)}. To add one, name its folder in .gitignore as theirs are, "
@@ -78,14 +79,15 @@ def main() -> None:
     """Add commits to the history."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
     parser.add_argument("--machine", metavar="NAME", help="whose history (default: this machine's)")
-    parser.add_argument("--bench", action="append", default=[], metavar="REGEX", help="which ones")
+    help_bench = "which benchmarks (default: all)"
+    parser.add_argument("--bench", type=regex, action="append", metavar="REGEX", help=help_bench)
     parser.add_argument("commits", nargs="*", default=["HEAD"], help="or ranges (default: HEAD)")
     options = parser.parse_args()
     try:
         check_clean()
         machine = find_machine(options.machine)
         commits = [commit for name in options.commits for commit in find_commits(name)]
-        add(list(dict.fromkeys(commits)), machine, options.bench)
+        add(list(dict.fromkeys(commits)), machine, options.bench or [])
     except RefusalError as refusal:
         parser.exit(2, f"{refusal}.\n")
     publish()

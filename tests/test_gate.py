@@ -184,6 +184,7 @@ def test_a_time_is_its_shortest_sample_and_only_what_was_not_built_is_refused(ga
         (["HEAD~2"], "HEAD~2 names no commit"),
         (["main..main"], "main..main is a range without commits"),
         (["--factor", "1"], "--factor must be greater than 1, got 1.0"),
+        (["--bench", "("], "( is no regular expression: missing )"),
     ],
 )
 def test_the_gate_refuses_what_it_cannot_compare(checkout, arguments, words):

@@ -50,12 +50,18 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_an_unknown_machine_is_refused_with_those_known(checkout):
-    refused = run(checkout, "--machine", "abacus")
+@pytest.mark.parametrize("name", ["abacus", ""])
+def test_an_unknown_machine_is_refused_with_those_known(checkout, name):
+    refused = run(checkout, "--machine", name)
     assert refused.returncode == 2
-    assert "there is no machine abacus among cpu-2core (2 × " in refused.stderr
+    assert f"there is no machine {name!r} among cpu-2core (2 × " in refused.stderr
     assert "benchmarks/results/NAME/machine.json" in refused.stderr
     assert not git(checkout, "status", "--porcelain")
+
+
+def test_what_is_no_regular_expression_is_refused(checkout):
+    refused = run(checkout, "--machine", "cpu-2core", "--bench", "(")
+    assert refused.returncode == 2 and "( is no regular expression: missing )" in refused.stderr
 
 
 def test_a_machine_that_git_does_not_hold_is_unknown(checkout):
@@ -63,7 +69,7 @@ def test_a_machine_that_git_does_not_hold_is_unknown(checkout):
     folder.mkdir()
     shutil.copy(checkout / RESULTS / "cpu-2core" / "machine.json", folder)
     assert not git(checkout, "status", "--porcelain")
-    assert "no machine abacus" in run(checkout, "--machine", "abacus").stderr
+    assert "no machine 'abacus'" in run(checkout, "--machine", "abacus").stderr
 
 
 def test_a_tree_with_changes_is_refused_but_results_may_wait_for_their_commit(checkout):
