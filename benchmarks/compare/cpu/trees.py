@@ -48,6 +48,8 @@ def peers() -> Iterator[Peer]:
     if installed("jax"):
         import jax
 
+        jax.config.update("jax_platforms", "cpu")  # or it would take a GPU, if there is one
+
         from ...peers import jax_tree
 
         yield Peer("jax", jax_tree.Tree, jax.numpy.asarray)
