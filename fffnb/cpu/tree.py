@@ -132,7 +132,7 @@ def walk(
     leaves: Array,
     y: Array,
 ) -> None:
-    """Send every sample alone; arguments as those of the kernel."""
+    """Send samples as they come; arguments as those of the kernel."""
     batch, n_trees, depth = scores.shape
     chunk = 4 if batch >= 4 * jit.threads_for(work) else 1
     found = buffers.empty((-(-batch // chunk), 16), table.dtype)
@@ -153,7 +153,7 @@ def sweep(
     leaves: Array,
     y: Array,
 ) -> None:
-    """Send samples together that share nodes; arguments as those of `walk`."""
+    """Send samples in the order of the nodes reached; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
     found = buffers.empty((-(-batch // 4), 16), table.dtype)
     leaves[...] = 0
