@@ -9,8 +9,8 @@ import pytest
 import fffnb
 from fffnb import buffers
 from fffnb.activations import ACTIVATIONS
-from fffnb.cpu import tree
-from fffnb.cpu.tree_walk import BLOCK
+from fffnb.cpu import jit, tree
+from fffnb.cpu.tree_mix import BLOCK
 from fffnb.reference import tree as reference
 
 BOUND = {"float32": 1e-6, "float64": 1e-13}
@@ -189,9 +189,9 @@ def note(ran, run, *arguments):
 
 
 @pytest.mark.parametrize("dtype", BOUND)
-@pytest.mark.parametrize(("chunk", "levels"), [(1, 1), (7, 2), (8, 3), (128, 6)])
+@pytest.mark.parametrize(("chunk", "levels"), [(1, 1), (4, 2), (12, 3), (128, 6)])
 def test_walk_and_sweep_give_the_same_bits(chunk, levels, dtype, form, monkeypatch):
-    monkeypatch.setattr(tree, "CHUNK", chunk)
+    monkeypatch.setattr(tree, "chunk_of", lambda batch, work: chunk)
     monkeypatch.setattr(tree, "LEVELS", levels)
     for batch, n_trees, depth in ((1, 1, 1), (7, 3, 4), (130, 1, 9), (130, 3, 6)):
         x, nodes, bias, grad_y = problem(100, 77, depth, n_trees, batch, dtype, seed=6)
@@ -207,10 +207,11 @@ def test_walk_and_sweep_give_the_same_bits(chunk, levels, dtype, form, monkeypat
         assert ran == [tree.walk, tree.sweep]
 
 
-def test_outputs_written_past_the_caches_are_the_same_bits(form, monkeypatch):
+@pytest.mark.parametrize("chunk", [4, 64])
+def test_outputs_written_past_the_caches_are_the_same_bits(chunk, form, path, monkeypatch):
+    monkeypatch.setattr(tree, "chunk_of", lambda batch, work: chunk)
     for dtype, batch in (("float32", 130), ("float64", 131)):
         arguments = problem(64, 128, 6, 3, batch, dtype, seed=7)
-        monkeypatch.setattr(tree, "forced", "sweep")
         monkeypatch.setattr(tree, "STREAM_FROM", 10**9)
         expected = everything(*arguments)
         monkeypatch.setattr(tree, "STREAM_FROM", 0)
@@ -246,10 +247,39 @@ def test_all_stages_but_the_last_have_an_even_number_of_levels():
         assert lengths.max() <= tree.LEVELS + 2
 
 
-def test_the_path_follows_from_the_shapes():
-    samples, nodes = tree.SWEEP_FROM
-    assert tree.choose(samples - 1, nodes) == tree.choose(samples, nodes - 1) == "walk"
-    assert tree.choose(samples, nodes) == "sweep"
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize(("n_in", "n_out"), [(1, 3), (100, 77), (257, 5)])
+def test_a_sample_is_the_same_bits_in_any_batch(n_in, n_out, dtype, path):
+    x, nodes, bias, grad_y = problem(n_in, n_out, 5, 2, 23, dtype, seed=9)
+    whole = fffnb.fff_forward(x, nodes, bias=bias, return_trace=True)
+    grad_x = fffnb.fff_backward(grad_y, x, nodes, whole[1]).x
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        y, trace = fffnb.fff_forward(x[one], nodes, bias=bias, return_trace=True)
+        assert y.tobytes() == whole[0][one].tobytes()
+        assert trace.scores.tobytes() == whole[1].scores[one].tobytes()
+        alone = fffnb.fff_backward(grad_y[one], x[one], nodes, trace).x
+        assert alone.tobytes() == grad_x[one].tobytes()
+
+
+def test_the_path_follows_from_the_shapes(monkeypatch):
+    x, nodes, bias, _ = problem(9, 7, 5, 2, 300, "float32")
+    samples, size, ran = x.nbytes + 300 * 7 * 4, nodes.nbytes, []
+    for name in ("walk", "sweep"):
+        monkeypatch.setattr(tree, name, functools.partial(note, ran, getattr(tree, name)))
+    for bounds in ((samples + 1, size), (samples, size + 1), (samples, size)):
+        monkeypatch.setattr(tree, "SWEEP_FROM", bounds)
+        fffnb.fff_forward(x, nodes, bias=bias)
+    assert [run.__name__ for run in ran] == ["walk", "walk", "sweep"]
+
+
+def test_chunks_are_fours_or_single_samples(monkeypatch):
+    for threads in (1, 2, 64):
+        monkeypatch.setattr(jit, "threads_for", lambda work, threads=threads: threads)
+        for batch in (1, 3, 4, 7, 8, 100, 256, 1024, 10**6):
+            chunk = tree.chunk_of(batch, 10**9)
+            assert chunk == 1 if batch < 4 * threads else chunk % 4 == 0 < chunk <= tree.CHUNK
+            assert batch < 32 * threads or -(-batch // chunk) >= 4 * threads
 
 
 def test_an_unknown_path_is_refused(monkeypatch):

@@ -25,7 +25,7 @@ SWEEP_FROM = 32_000_000, 16_000_000
 #: Levels between two sorts of the batch: the rows of so many fit the second-level cache.
 LEVELS = 6
 
-#: Samples whose mixes one thread writes, in fours, at most.
+#: Samples that a thread takes at a time, at most.
 CHUNK = 128
 
 #: Bytes of an output that is written past the caches, which it would only sweep clean.
@@ -52,8 +52,7 @@ class Visits:
     """
 
     def __init__(self, leaves: Array, depth: int, dtype: np.dtype[Any], width: int) -> None:
-        places = leaves.T.astype(np.min_scalar_type(2**depth - 1))
-        self.order = np.argsort(places, axis=1, kind="stable")  # a radix sort up to 16 bits
+        self.order = _sort(leaves.T, depth)
         self.ends = leaves[self.order, np.arange(leaves.shape[1])[:, None]]
         self.slopes = buffers.empty((*leaves.shape, depth), dtype)
         self.coefs = buffers.empty((*leaves.shape, depth), dtype)
@@ -133,13 +132,26 @@ def walk(
     y: Array,
 ) -> None:
     """Send samples as they come; arguments as those of the kernel."""
-    batch, n_trees, depth = scores.shape
-    chunk = 4 if batch >= 4 * jit.threads_for(work) else 1
-    found = buffers.empty((-(-batch // chunk), 16), table.dtype)
-    coefs = buffers.empty((batch, n_trees * depth), table.dtype)
-    rows = buffers.empty(coefs.shape, np.int64)
+    chunk = chunk_of(len(x), work)
+    n_chunks = -(-len(x) // chunk)
+    found, coefs, rows = _room(n_chunks, scores)
+    streamed = goes_past_caches(y)
+    room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
     tree_walk.forward(
-        work, x, table, bias, activation, chunk, scores, leaves, found, coefs, rows, y
+        work,
+        x,
+        table,
+        bias,
+        activation,
+        chunk,
+        scores,
+        leaves,
+        found,
+        coefs,
+        rows,
+        room,
+        streamed,
+        y,
     )
 
 
@@ -155,26 +167,23 @@ def sweep(
 ) -> None:
     """Send samples in the order of the nodes reached; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
-    found = buffers.empty((-(-batch // 4), 16), table.dtype)
+    chunk = chunk_of(batch, work)
+    n_chunks = -(-batch // chunk)
+    found, coefs, rows = _room(n_chunks, scores)
     leaves[...] = 0
-    for t in reversed(range(n_trees)):  # the order of the first tree remains
+    for t in range(n_trees):
         order = np.arange(batch)
         for first, stop in itertools.pairwise(stages(depth)):
             if first > 0:
-                places = leaves[:, t].astype(np.min_scalar_type(2**first - 1))
-                order = np.argsort(places, kind="stable")  # a radix sort up to 16 bits
+                order = _sort(leaves[:, t], first)
             tree_sweep.descend_in_order(
-                work // 2, x, table, bias, t, first, stop, order, found, scores, leaves
+                work // 2, x, table, bias, t, first, stop, order, chunk, found, scores, leaves
             )
-    chunk = chunk_of(batch)
-    n_chunks = -(-batch // chunk)
-    coefs = buffers.empty((4 * n_chunks, n_trees * depth), table.dtype)
-    rows = buffers.empty(coefs.shape, np.int64)
     streamed = goes_past_caches(y)
     room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
     tree_sweep.mix_in_order(
         work // 2,
-        order,
+        _sort(leaves[:, 0], depth),
         chunk,
         table,
         activation,
@@ -189,9 +198,25 @@ def sweep(
     )
 
 
-def chunk_of(batch: int) -> int:
-    """Return how many samples' mixes one thread writes: fours, in enough chunks for all threads."""
-    return max(4, min(CHUNK, batch // 32) // 4 * 4)
+def _sort(places: Array, level: int) -> Array:
+    """Return the order of samples by their places on a level."""
+    short = places.astype(np.min_scalar_type(2**level - 1))
+    return np.argsort(short, axis=-1, kind="stable")  # a radix sort up to 16 bits
+
+
+def _room(n_chunks: int, scores: Array) -> tuple[Array, Array, Array]:
+    """Return what a thread writes to on its way: sums, and four paths, for each chunk."""
+    found = buffers.empty((n_chunks, 16), scores.dtype)
+    paths = buffers.empty((4 * n_chunks, scores.shape[1] * scores.shape[2]), scores.dtype)
+    return found, paths, buffers.empty(paths.shape, np.int64)
+
+
+def chunk_of(batch: int, work: int) -> int:
+    """Return how many samples a thread takes at a time: fours, or one if there are too few."""
+    threads = jit.threads_for(work)
+    if batch < 4 * threads:
+        return 1
+    return max(4, min(CHUNK, batch // max(32, 4 * threads)) // 4 * 4)
 
 
 def goes_past_caches(out: Array) -> bool:
@@ -214,18 +239,17 @@ def backward(
     grad_x: Array,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
-    batch, n_trees, depth = scores.shape
+    batch, _, depth = scores.shape
     visits = Visits(leaves, depth, nodes.dtype, nodes.shape[2])
     if batch > 0:
-        chunk = chunk_of(batch)
+        work = _work(scores, nodes)
+        chunk = chunk_of(batch, work)
         n_chunks = -(-batch // chunk)
-        rows = buffers.empty((4 * n_chunks, n_trees * depth), np.int64)
-        gradients = buffers.empty(rows.shape, nodes.dtype)
-        found = buffers.empty((n_chunks, 16), nodes.dtype)
+        found, gradients, rows = _room(n_chunks, scores)
         streamed = goes_past_caches(grad_x)
         room = buffers.empty((4 * n_chunks if streamed else 0, grad_x.shape[1]), nodes.dtype)
         tree_backward.backward_samples(
-            _work(scores, nodes),
+            work,
             visits.order[0],
             chunk,
             grad_y,

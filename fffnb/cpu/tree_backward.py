@@ -16,8 +16,8 @@ from numba import prange
 from .. import activations
 from .jit import Kernel, helper
 from .simd import fence
-from .tree_sweep import mix_paths, mix_tile, same
-from .tree_walk import activate, dot, dots, follow, mix, tile
+from .tree_mix import activate, follow, mix, mix_paths, mix_tile, same
+from .tree_walk import dot, dots, take_four, tile
 from .update import copy_row, update_row
 
 derivative = helper(activations.derivative)
@@ -44,49 +44,51 @@ def backward_samples(
     """Write slopes (the gradient of each score), coefs and grad_x of every sample.
 
     `order` (batch,) brings samples together that share rows; `rows` and `gradients` have four paths
-    for each chunk, `found` (n_chunks, 16) is scratch; `room` and `streamed` as in `mix_paths`.
+    for each chunk; `room` and `streamed` as in `mix_paths`.
     """
     batch, n_trees, depth = scores.shape
     n_in = grad_x.shape[1]
     for c in prange(len(found)):
-        q = 4 * c
-        for i in range(c * chunk, min(batch, (c + 1) * chunk), 4):
-            n = min(4, batch - i)
+        q, end = 4 * c, min(batch, (c + 1) * chunk)
+        for i in range(c * chunk, end, 4):
+            samples, n = take_four(order, i, end), min(4, end - i)
             for k in range(n):
-                follow(order[i + k], scores, leaves, rows, q + k)
-            dot_paths(order, i, n, grad_y, table, n_in, rows, q, gradients, found, c)
+                follow(samples[k], scores, leaves, rows, q + k)
+            dot_paths(samples, n, grad_y, table, n_in, rows, q, gradients, found, c)
             for k in range(n):
-                s = order[i + k]
+                s = samples[k]
                 for t in range(n_trees):
                     for level in range(depth):
                         r, score = t * depth + level, scores[s, t, level]
                         gradients[q + k, r] *= derivative(activation, score)
                         slopes[s, t, level] = gradients[q + k, r]
                         coefs[s, t, level] = activate(activation, score)
-            mix_paths(order, i, n, gradients, rows, q, table, 0, room, streamed, grad_x)
+            mix_paths(samples, n, gradients, rows, q, table, 0, room, streamed, grad_x)
         if streamed:
             fence()
 
 
 @helper
-def dot_paths(order, i, n, x, table, start, rows, q, out, found, c):
-    """Write the dot product of x of sample i + k with row r of path q + k to out[q + k, r].
+def dot_paths(samples, n, x, table, start, rows, q, out, found, c):
+    """Write the dot product of x of sample k with row r of path q + k to out[q + k, r].
 
-    The product is of the part of the row from `start` on, for each of n samples.
+    The product is of the part of the row from `start` on, for the first n of four samples.
     """
-    width, wide, r, n_rows = table.shape[1], x.shape[1], 0, rows.shape[1]
+    width, wide, n_rows = table.shape[1], x.shape[1], rows.shape[1]
     if n < 4:
         for k in range(n):
             for r in range(n_rows):
                 j = rows[q + k, r] * width + start
-                out[q + k, r] = dot(table, j, x, order[i + k] * wide, wide)
+                out[q + k, r] = dot(table, j, x, samples[k] * wide, wide)
         return
-    i0, i1, i2, i3 = order[i] * wide, order[i + 1] * wide, order[i + 2] * wide, order[i + 3] * wide
+    s0, s1, s2, s3 = samples
+    i0, i1, i2, i3 = s0 * wide, s1 * wide, s2 * wide, s3 * wide
+    r, at = 0, c * found.shape[1]
     while r < n_rows:
         j0 = rows[q, r] * width + start
         if same(rows, q, r, n_rows):
             j1, j2 = rows[q, r + 1] * width + start, rows[q, r + 2] * width + start
-            tile(x, i0, i1, i2, i3, table, j0, j1, j2, wide, found, c * 16)
+            tile(x, i0, i1, i2, i3, table, j0, j1, j2, wide, found, at)
             for k in range(4):
                 for m in range(3):
                     out[q + k, r + m] = found[c, 3 * k + m]
@@ -94,7 +96,7 @@ def dot_paths(order, i, n, x, table, start, rows, q, out, found, c):
         else:
             j1, j2 = rows[q + 1, r] * width + start, rows[q + 2, r] * width + start
             j3 = rows[q + 3, r] * width + start
-            dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, wide, found, c * 16)
+            dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, wide, found, at)
             for k in range(4):
                 out[q + k, r] = found[c, k]
             r += 1

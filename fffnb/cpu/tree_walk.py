@@ -7,7 +7,8 @@ Shapes: `x` (batch, n_in), `table` (n_trees * n_nodes, n_in + n_out), the nodes 
 rows, `bias` (n_trees * n_nodes,) or empty, `scores` (batch, n_trees, depth), `leaves` (batch,
 n_trees), `y` (batch, n_out); `coefs` and `rows` (n_paths, n_trees * depth) are paths: row k of path
 q is table[rows[q, k]], and counts coefs[q, k] times. On its way down, leaves[s, t] is the place of
-sample s in its level of tree t.
+sample s in its level of tree t. A thread takes `chunk` samples at a time, a multiple of four or
+one, and has room in `found` (n_chunks, 16), and in `coefs` and `rows` for four paths.
 
 Helpers take an array and the place of a vector's first element in its memory: a view would cost a
 reference count, a lock on the bus, in the middle of a kernel.
@@ -15,30 +16,21 @@ reference count, a lock on the bus, in the middle of a kernel.
 
 from numba import prange
 
-from .. import activations
 from .jit import Kernel, helper
 from .simd import (
     add,
-    broadcast,
+    fence,
     inner,
     lanes,
     load,
-    load_all,
     load_part,
-    load_part_all,
     outer,
     pairs,
-    store,
-    store_part,
     store_totals,
     total,
     zeros,
 )
-
-#: Elements of an output that stay in the first-level cache while row after row is added to them.
-BLOCK = 4096
-
-activate = helper(activations.activate)
+from .tree_mix import mix_samples
 
 
 @helper
@@ -65,7 +57,10 @@ def dot(a, i, b, j, n):
 
 @helper
 def dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, n, out, at):
-    """Write the dot products of vector i0 of `x` and j0 of `table`, of i1 and j1, ... to `out`."""
+    """Write the dot products of vector i0 of `x` and j0 of `table`, of i1 and j1, ... to out[at :].
+
+    There must be room for 16 numbers.
+    """
     width = lanes(x)
     quarter = n // (4 * width) * width
     sums = zeros(x, 4)
@@ -114,87 +109,32 @@ def tile(x, i0, i1, i2, i3, table, j0, j1, j2, n, out, at):
 
 
 @helper
-def mix(coefs, q, rows, p, begin, end, table, start, n, out, at, fresh):
-    """Add coefs[q, k] * table[rows[p, k], start : start + n] to `out` at `at`, k from begin to end.
-
-    If `fresh`, write the sum instead.
-    """
-    for block in range(0, n, BLOCK):
-        m, i, j = min(BLOCK, n - block), at + block, start + block
-        k, new = begin, fresh
-        while k + 4 <= end:
-            mix_rows(spread4(coefs, q, k), places4(rows, p, k, table, j), table, m, out, i, new)
-            k, new = k + 4, False
-        if k + 2 <= end:
-            mix_rows(spread2(coefs, q, k), places2(rows, p, k, table, j), table, m, out, i, new)
-            k, new = k + 2, False
-        if k < end:
-            place = rows[p, k] * table.shape[1] + j
-            mix_rows((broadcast(coefs[q, k]),), (place,), table, m, out, i, new)
-
-
-@helper
-def mix_rows(factors, places, table, n, out, at, fresh):
-    """Add factors[k] * (n elements of `table` from places[k] on) to `out`, or if `fresh`, write."""
-    width, zero = lanes(out), zeros(out, 1)[0]
-    whole = n // width * width
-    for j in range(0, whole, width):
-        total = zero if fresh else load(out, at + j)
-        store(out, at + j, inner(total, factors, load_all(table, places, j)))
-    if whole < n:
-        m = n - whole
-        total = zero if fresh else load_part(out, at + whole, m)
-        part = load_part_all(table, places, whole, m)
-        store_part(out, at + whole, m, inner(total, factors, part))
-
-
-@helper
 def load4(a, i0, i1, i2, i3, k):
     """Return the vectors of `a` from four places on, k elements further."""
     return load(a, i0 + k), load(a, i1 + k), load(a, i2 + k), load(a, i3 + k)
 
 
 @helper
-def spread4(coefs, q, k):
-    """Return four coefficients as vectors."""
-    return (*spread2(coefs, q, k), *spread2(coefs, q, k + 2))
-
-
-@helper
-def spread2(coefs, q, k):
-    """Return two coefficients as vectors."""
-    return broadcast(coefs[q, k]), broadcast(coefs[q, k + 1])
-
-
-@helper
-def places4(rows, q, k, table, start):
-    """Return where column `start` of four rows is in the memory of `table`."""
-    return (*places2(rows, q, k, table, start), *places2(rows, q, k + 2, table, start))
-
-
-@helper
-def places2(rows, q, k, table, start):
-    """Return where column `start` of two rows is in the memory of `table`."""
-    width = table.shape[1]
-    return rows[q, k] * width + start, rows[q, k + 1] * width + start
-
-
-@helper
-def biased(score, bias, row):
-    """Return a score with the bias of its row, if there is any."""
-    return score + bias[row] if len(bias) > 0 else score
-
-
-@helper
 def turn(score, bias, row, t, level, s, scores, leaves):
     """Note the score, not yet with bias, of sample s at a row, and send it to a child."""
-    score = biased(score, bias, row)
+    if len(bias) > 0:
+        score += bias[row]
     scores[s, t, level] = score
     leaves[s, t] = 2 * leaves[s, t] + (1 if score > 0 else 0)  # a NaN score goes left
 
 
 @helper
-def descend(x, table, bias, t, first, stop, s, scores, leaves):
+def descend(x, table, bias, t, first, stop, samples, n, found, c, scores, leaves):
+    """Take the first n of a tuple of four samples down tree t from level `first` to `stop`."""
+    if n == 4:
+        descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves)
+    else:
+        for k in range(n):
+            descend_one(x, table, bias, t, first, stop, samples[k], scores, leaves)
+
+
+@helper
+def descend_one(x, table, bias, t, first, stop, s, scores, leaves):
     """Take sample s down tree t from level `first` to `stop`."""
     n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
     for level in range(first, stop):
@@ -205,7 +145,7 @@ def descend(x, table, bias, t, first, stop, s, scores, leaves):
 
 @helper
 def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves):
-    """Do what `descend` does for a tuple of four samples; found[c] is room for 16 numbers."""
+    """Do what `descend_one` does for a tuple of four samples."""
     n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
     s0, s1, s2, s3 = samples
     i0, i1, i2, i3 = s0 * n_in, s1 * n_in, s2 * n_in, s3 * n_in
@@ -235,46 +175,41 @@ def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leav
 
 
 @helper
-def follow(s, scores, leaves, rows, q):
-    """Write the rows on the path of sample s to path q."""
-    _, n_trees, depth = scores.shape
-    for t in range(n_trees):
-        root, leaf = t * ((1 << depth) - 1), leaves[s, t]
-        for level in range(depth):
-            rows[q, t * depth + level] = root + (1 << level) - 1 + (leaf >> (depth - level))
-
-
-@helper
-def score_path(s, scores, activation, coefs, q):
-    """Write the activations of the scores of sample s to path q."""
-    _, n_trees, depth = scores.shape
-    for t in range(n_trees):
-        for level in range(depth):
-            coefs[q, t * depth + level] = activate(activation, scores[s, t, level])
+def take_four(order, i, end):
+    """Return samples i to i + 3 of the order, for those from `end` on the last one before."""
+    last = end - 1
+    i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+    return order[i], order[i1], order[i2], order[i3]
 
 
 @Kernel
-def forward(x, table, bias, activation, chunk, scores, leaves, found, coefs, rows, y):
-    """Write scores, leaves and y of every sample.
-
-    Samples go in chunks of four, or alone; `found` (n_chunks, 16) is scratch, `coefs` and `rows`
-    have a path for each sample.
-    """
-    batch, n_in, n_out = len(x), x.shape[1], y.shape[1]
-    _, n_trees, depth = scores.shape
+def forward(
+    x, table, bias, activation, chunk, scores, leaves, found, coefs, rows, room, streamed, y
+):
+    """Write scores, leaves and y of every sample; `room` and `streamed` as in `mix_paths`."""
+    batch, n_trees, depth = scores.shape
     for c in prange(len(found)):
-        begin, end = c * chunk, min(batch, (c + 1) * chunk)
-        for s in range(begin, end):
+        end = min(batch, (c + 1) * chunk)
+        for i in range(c * chunk, end, 4):
+            samples, n = (i, i + 1, i + 2, i + 3), min(4, end - i)
             for t in range(n_trees):
-                leaves[s, t] = 0
-        for t in range(n_trees):
-            if end - begin == 4:
-                four = begin, begin + 1, begin + 2, begin + 3
-                descend_four(x, table, bias, t, 0, depth, four, found, c, scores, leaves)
-            else:
-                for s in range(begin, end):
-                    descend(x, table, bias, t, 0, depth, s, scores, leaves)
-        for s in range(begin, end):
-            follow(s, scores, leaves, rows, s)
-            score_path(s, scores, activation, coefs, s)
-            mix(coefs, s, rows, s, 0, n_trees * depth, table, n_in, n_out, y, s * n_out, True)
+                for s in range(i, i + n):
+                    leaves[s, t] = 0
+                descend(x, table, bias, t, 0, depth, samples, n, found, c, scores, leaves)
+            mix_samples(
+                samples,
+                n,
+                table,
+                activation,
+                scores,
+                leaves,
+                coefs,
+                rows,
+                4 * c,
+                x.shape[1],
+                room,
+                streamed,
+                y,
+            )
+        if streamed:
+            fence()
