@@ -176,7 +176,7 @@ def read_figures(commit: str, folder: Path, ran: dict[str, Any]) -> Figures:
         raise RefusalError(f"{commit[:8]} does not build: see above")
     figures: Figures = {}
     for name, benchmark in ran["benchmarks"].items():
-        if benchmark["type"] == "track":
+        if benchmark["type"] == "track" and benchmark["unit"] != "bytes":
             continue
         params = benchmark["params"]
         values = results.get_result_value(name, params)

@@ -158,7 +158,8 @@ def wrapped(caption: str, width: int) -> str:
     """Return a caption in lines of this width that end with commas: names stay beside versions."""
     glue = "\N{NO-BREAK SPACE}"
     glued = caption.replace(" ", glue).replace(f",{glue}", ", ")
-    return textwrap.fill(glued, width).replace(glue, " ")
+    lines = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace(glue, " ")
 
 
 def set_axes(axes: Any, series: Series) -> None:

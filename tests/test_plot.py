@@ -115,10 +115,10 @@ def test_plot_refuses_another_file_and_writes_nothing(text, reason, file, tmp_pa
 
 
 def test_a_caption_keeps_names_beside_versions(load):
-    caption = "h100 (NVIDIA H100, fffnb 0.1.0, numba 0.68.0)"
-    assert load("plot").wrapped(caption, 37).splitlines() == [
+    caption = "h100 (NVIDIA H100, fffnb 0.1.0, numba-cuda 0.30.4)"
+    assert load("plot").wrapped(caption, 39).splitlines() == [
         "h100 (NVIDIA H100, fffnb 0.1.0,",
-        "numba 0.68.0)",
+        "numba-cuda 0.30.4)",
     ]
 
 

@@ -78,7 +78,7 @@ class Backward(Timed):
 class Dense(Timed):
     """`fff_backward` with a dense gradient, which costs as much as the layer has nodes."""
 
-    params = (("base", "batch=1", "batch=1024", "width=128, depth=16", "dtype=float64"),)
+    params = (("base", "batch=1", "batch=1024", "width=128, depth=16"),)
 
     def time_dense(self, case: str) -> None:
         """Time the pass."""

@@ -18,7 +18,9 @@ def peak_added(call: Callable[[], object]) -> int:
     """
     from fffnb import buffers
 
-    buffers.pool.waiting.clear()  # memory of earlier results would be taken again, unseen
+    # Memory of earlier results would be taken again, unseen; old commits keep it in the module.
+    waits = buffers.pool.waiting if hasattr(buffers, "pool") else vars(buffers)["_waiting"]
+    waits.clear()
     tracemalloc.start()
     floor = tracemalloc.get_traced_memory()[0]
     call()

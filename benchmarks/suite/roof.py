@@ -57,7 +57,7 @@ class SpeedUp:
     where they fit: at batch 1 that is worth more than reading fewer of them.
     """
 
-    params = (("batch=1", "base", "batch=1024"),)
+    params = (("batch=1", "base"),)
     param_names = ("case",)
     unit = "times"
 
@@ -68,11 +68,3 @@ class SpeedUp:
         ours = median_seconds(forward(CASES[case]))
         layers = (Dense(n_in, 2**depth - aligned, n_out).forward for aligned in (1, 0))
         return min(median_seconds(partial(layer, x), least=3) for layer in layers) / ours
-
-    def track_step(self, case: str) -> float:
-        """Return that of a training step."""
-        n_in, n_out, depth, *_ = CASES[case]
-        x, _, grad_y, _ = problem(CASES[case])
-        ours = median_seconds(step.fused(CASES[case]))
-        layers = (Dense(n_in, 2**depth - aligned, n_out).step for aligned in (1, 0))
-        return min(median_seconds(partial(layer, x, grad_y), least=3) for layer in layers) / ours
