@@ -64,14 +64,23 @@ def update(sizes: Sizes) -> Callable[[], Array]:
 
 
 class Backward(Timed):
-    """`fff_backward` with row gradients, and `fff_backward_update`."""
+    """`fff_backward` with row gradients."""
 
     def time_rows(self, case: str) -> None:
-        """Time the pass with row gradients."""
+        """Time the pass."""
         rows(CASES[case])()
 
+
+class Update(Timed):
+    """`fff_backward_update`, which takes the step of SGD and stores no gradient.
+
+    Few cases: the training step is this and the forward pass.
+    """
+
+    params = (("base", "batch=1", "batch=1024", "width=128, depth=16"),)
+
     def time_update(self, case: str) -> None:
-        """Time the pass that takes the step of SGD and stores no gradient."""
+        """Time the pass."""
         update(CASES[case])()
 
 
