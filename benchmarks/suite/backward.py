@@ -77,7 +77,7 @@ class Update(Timed):
     Few cases: the training step is this and the forward pass.
     """
 
-    params = (("base", "batch=1", "batch=1024", "width=128, depth=16"),)
+    params = (("base", "batch=1", "batch=1024", "width=128, depth=20"),)
 
     def time_update(self, case: str) -> None:
         """Time the pass."""
