@@ -19,7 +19,7 @@ from . import update as row_update
 
 Array = NDArray[Any]
 
-#: Bytes of x and y, and of nodes, from which the forward pass is a sweep: no cache holds either.
+#: Bytes of x and y, and of nodes, from which the forward pass is a sweep.
 SWEEP_FROM = 32_000_000, 16_000_000
 
 #: Levels between two sorts of the batch: the rows of so many fit the second-level cache.
