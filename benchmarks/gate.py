@@ -5,7 +5,7 @@ the same files in another commit, runs with them: how far BASE and its twin diff
 machine's noise can do. A benchmark has changed when HEAD differs from BASE by more than the largest
 of: the factor asked for, the noise of this benchmark, and the 90 % quantile of the noise of all.
 Their median tells that quantile, as if the noise were normal, so that one benchmark that was
-disturbed does not hide the others. What has changed must do so once more in a run of its own.
+disturbed does not hide the others. What has changed must do so twice more in runs of its own.
 Exit status: 0, 1 on a regression, 2 when nothing could be measured.
 """
 
@@ -42,6 +42,9 @@ AFFECTED = {
 
 #: The least slowdown that is called one.
 FACTOR = 1.15
+
+#: How often a benchmark must be found changed.
+LOOKS = 3
 
 #: How many times its median the 90 % quantile of a normal deviation is.
 SPREAD = 1.645 / 0.674
@@ -129,19 +132,23 @@ def look(commits: Sequence[str], bench: Sequence[str], factor: float) -> list[Ch
     return compare(base, head, twin, factor)
 
 
-def look_twice(commits: Sequence[str], bench: Sequence[str], factor: float) -> list[Change]:
-    """Return the changes; what a first look finds changed is as a second look of its own says."""
-    first = look(commits, bench, factor)
-    suspects = [f"^{re.escape(change.case)}$" for change in first if change.word]
-    if not suspects:
-        return first
-    second = {change.case: change for change in look(commits, suspects, factor)}
-    return [
-        second[change.case]._replace(threshold=max(change.threshold, second[change.case].threshold))
-        if change.case in second
-        else change
-        for change in first
-    ]
+def look_again(commits: Sequence[str], bench: Sequence[str], factor: float) -> list[Change]:
+    """Return the changes; what a look finds changed is as further looks of its own say."""
+    changes = look(commits, bench, factor)
+    for _ in range(LOOKS - 1):
+        suspects = [f"^{re.escape(change.case)}$" for change in changes if change.word]
+        if not suspects:
+            break
+        again = {change.case: change for change in look(commits, suspects, factor)}
+        changes = [
+            again[change.case]._replace(
+                threshold=max(change.threshold, again[change.case].threshold)
+            )
+            if change.case in again
+            else change
+            for change in changes
+        ]
+    return changes
 
 
 def report(changes: Sequence[Change]) -> str:
@@ -176,7 +183,7 @@ def main() -> int:
             print(f"Nothing changed since {base[:8]} that a benchmark times.")
             return 0
         commits = (base, git("rev-parse", "HEAD"), make_twin(base))
-        changes = look_twice(commits, bench, options.factor)
+        changes = look_again(commits, bench, options.factor)
     except RefusalError as refusal:
         parser.exit(2, f"{refusal}.\n")
     print(report(changes))

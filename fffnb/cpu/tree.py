@@ -132,11 +132,7 @@ def walk(
     y: Array,
 ) -> None:
     """Send samples as they come; arguments as those of the kernel."""
-    chunk = chunk_of(len(x), work)
-    n_chunks = -(-len(x) // chunk)
-    found, coefs, rows = _room(n_chunks, scores)
-    streamed = goes_past_caches(y)
-    room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
+    chunk, streamed, found, coefs, rows, room = _scratch(work, scores, y)
     tree_walk.forward(
         work,
         x,
@@ -167,9 +163,7 @@ def sweep(
 ) -> None:
     """Send samples in the order of the nodes reached; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
-    chunk = chunk_of(batch, work)
-    n_chunks = -(-batch // chunk)
-    found, coefs, rows = _room(n_chunks, scores)
+    chunk, streamed, found, coefs, rows, room = _scratch(work, scores, y)
     leaves[...] = 0
     for t in range(n_trees):
         order = np.arange(batch)
@@ -179,8 +173,6 @@ def sweep(
             tree_sweep.descend_in_order(
                 work // 2, x, table, bias, t, first, stop, order, chunk, found, scores, leaves
             )
-    streamed = goes_past_caches(y)
-    room = buffers.empty((4 * n_chunks if streamed else 0, y.shape[1]), y.dtype)
     tree_sweep.mix_in_order(
         work // 2,
         _sort(leaves[:, 0], depth),
@@ -204,11 +196,20 @@ def _sort(places: Array, level: int) -> Array:
     return np.argsort(short, axis=-1, kind="stable")  # a radix sort up to 16 bits
 
 
-def _room(n_chunks: int, scores: Array) -> tuple[Array, Array, Array]:
-    """Return what a thread writes to on its way: sums, and four paths, for each chunk."""
-    found = buffers.empty((n_chunks, 16), scores.dtype)
-    paths = buffers.empty((4 * n_chunks, scores.shape[1] * scores.shape[2]), scores.dtype)
-    return found, paths, buffers.empty(paths.shape, np.int64)
+def _scratch(work: int, scores: Array, out: Array) -> tuple[int, bool, Array, Array, Array, Array]:
+    """Return how many samples a thread takes at a time, if it writes past the caches, and scratch.
+
+    For each chunk that is room for sums, for weights and rows of four paths, for four outputs.
+    """
+    batch, n_trees, depth = scores.shape
+    chunk = chunk_of(batch, work)
+    n_paths = 4 * -(-batch // chunk)
+    streamed = chunk > 1 and goes_past_caches(out)
+    found = buffers.empty((n_paths // 4, 16), scores.dtype)
+    weights = buffers.empty((n_paths, n_trees * depth), scores.dtype)
+    rows = buffers.empty(weights.shape, np.int64)
+    room = buffers.empty((n_paths if streamed else 0, out.shape[1]), out.dtype)
+    return chunk, streamed, found, weights, rows, room
 
 
 def chunk_of(batch: int, work: int) -> int:
@@ -243,11 +244,7 @@ def backward(
     visits = Visits(leaves, depth, nodes.dtype, nodes.shape[2])
     if batch > 0:
         work = _work(scores, nodes)
-        chunk = chunk_of(batch, work)
-        n_chunks = -(-batch // chunk)
-        found, gradients, rows = _room(n_chunks, scores)
-        streamed = goes_past_caches(grad_x)
-        room = buffers.empty((4 * n_chunks if streamed else 0, grad_x.shape[1]), nodes.dtype)
+        chunk, streamed, found, gradients, rows, room = _scratch(work, scores, grad_x)
         tree_backward.backward_samples(
             work,
             visits.order[0],

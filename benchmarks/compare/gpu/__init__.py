@@ -78,10 +78,11 @@ def in_passes(measure: Callable[[Case], Result]) -> Callable[[Case], Result]:
     """Return a function that measures a case in passes and keeps the shortest of each time."""
 
     def shortest(case: Case) -> Result:
-        *others, result = (measure(case) for _ in range(PASSES))
-        for column, time in result["seconds"].items():
-            times = [time, *(other["seconds"].get(column) for other in others)]
-            found = (each for each in times if each is not None)
+        passes = [measure(case) for _ in range(PASSES)]
+        result = passes[-1]
+        for column in {column for each in passes for column in each["seconds"]}:
+            times = (each["seconds"].get(column) for each in passes)
+            found = (time for time in times if time is not None)
             result["seconds"][column] = min(found, default=None)
         return result
 
