@@ -5,12 +5,13 @@ A Fast FeedForward (FFF) layer puts its neurons in a binary tree and visits one 
 
 `fff_forward`, `fff_backward` and `fff_backward_update` are the layer; `init_nodes`, `pack_nodes`
 and `split_nodes` make its nodes; `fffnb.nn` is a small trainer, `fffnb.data` reads data sets.
+`FFF` is the layer for any of several libraries, which `fffnb.bridges` knows.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from .nodes import (
     count_nodes,
@@ -29,10 +30,12 @@ from .ops.update import update_rows
 __version__ = "0.1.0"
 
 __all__ = [
+    "FFF",
     "Gradients",
     "RowGradient",
     "Trace",
     "UpdateRule",
+    "bridges",
     "count_nodes",
     "data",
     "default_depth",
@@ -49,8 +52,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import the trainer and the data sets on their first use: they cost scipy."""
-    if name in ("data", "nn"):
+def __getattr__(name: str) -> Any:
+    """Import the trainer, the data sets and the bridges on their first use: they cost scipy."""
+    if name in ("bridges", "data", "nn"):
         return importlib.import_module(f".{name}", __name__)
+    if name == "FFF":
+        return importlib.import_module(".bridges", __name__).FFF
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
