@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,8 @@ def measure(
                 _returns=ran,
                 _machine_file=machines,
             )
+        except tomllib.TOMLDecodeError as error:
+            raise RefusalError(f"pyproject.toml is no TOML: {error}") from None
         except (ProcessError, UserError) as error:
             reason = str(error).rstrip(".")
             raise RefusalError(f"asv could not run the benchmarks: {reason}") from None

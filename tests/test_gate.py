@@ -242,11 +242,18 @@ def test_the_gate_passes_an_identical_commit(clone, time):
 
 @slow
 @pytest.mark.parametrize("module", ["gate", "history"])
-def test_a_commit_that_does_not_build_is_refused(clone, module):
-    (clone / "pyproject.toml").write_text("no table")
+@pytest.mark.parametrize(
+    ("project", "words"),
+    [
+        ('[build-system]\nbuild-backend = "nowhere"\nrequires = []', "does not build"),
+        ("no table", "pyproject.toml is no TOML"),
+    ],
+)
+def test_a_commit_that_does_not_build_is_refused(clone, module, project, words):
+    (clone / "pyproject.toml").write_text(project)
     commit(clone, "Break the build")
     machine = ["--machine", "cpu-2core"] if module == "history" else []
     refused = run(clone, module, *machine, "--bench", BENCH)
     assert not git(clone, "status", "--porcelain")
     git(clone, "revert", "--no-edit", "HEAD")
-    assert refused.returncode == 2 and "does not build" in refused.stderr, refused.stderr
+    assert refused.returncode == 2 and words in refused.stderr, refused.stderr
