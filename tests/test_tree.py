@@ -9,7 +9,7 @@ import pytest
 import fffnb
 from fffnb import buffers
 from fffnb.activations import ACTIVATIONS
-from fffnb.cpu import jit, tree
+from fffnb.cpu import jit, tree, tree_backward, tree_walk
 from fffnb.cpu.tree_mix import BLOCK
 from fffnb.reference import tree as reference
 
@@ -320,10 +320,14 @@ def test_any_layout_of_x_and_grad_y(layout):
     assert everything(change(x), nodes, bias, change(grad_y)) == everything(x, nodes, bias, grad_y)
 
 
-def test_nodes_may_be_read_only():
-    x, nodes, bias, grad_y = problem(9, 7, 5, 2, 7, "float32")
-    nodes, bias = read_only(nodes), read_only(bias)
-    assert everything(x, nodes, bias, grad_y)
+def test_read_only_inputs_need_no_kernels_of_their_own():
+    inputs = problem(9, 7, 5, 2, 7, "float32")
+    result = everything(*inputs)
+    kernels = tree_walk.forward.serial, tree_backward.backward_samples.serial
+    compiled = [list(kernel.signatures) for kernel in kernels]
+    assert everything(*map(read_only, inputs)) == result
+    assert [kernel.signatures for kernel in kernels] == compiled
+    assert all(compiled)
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (0,), (2, 3), (2, 0, 3)])

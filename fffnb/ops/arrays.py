@@ -114,10 +114,27 @@ def check_rows(name: str, array: object, dtype: np.dtype[Any]) -> Array:
 
 def as_batch(array: Array) -> Array:
     """Return (..., n) as a C-contiguous native (batch, n), copied only when it must be."""
-    if array.ndim == 2 and array.flags.c_contiguous and array.dtype.isnative:
-        return array
-    shape = (math.prod(array.shape[:-1]), array.shape[-1])
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
+    if array.ndim != 2 or not array.flags.c_contiguous or not array.dtype.isnative:
+        shape = (math.prod(array.shape[:-1]), array.shape[-1])
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
+    return unlocked(array)
+
+
+class _Alias:
+    """The memory of an array, said to be writeable."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def unlocked(array: Array) -> Array:
+    """Return an input as kernels take it: Numba would compile them again for a read-only one.
+
+    They never write to it.
+    """
+    return array if array.flags.writeable else np.asarray(_Alias(array))
 
 
 def overlap(a: Array, b: Array) -> bool:

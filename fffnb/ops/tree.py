@@ -25,6 +25,7 @@ from .arrays import (
     check_writeable,
     output_width,
     overlap,
+    unlocked,
 )
 from .device import kind_of
 from .rules import RowGradient, UpdateRule
@@ -143,7 +144,9 @@ def fff_forward(
             y = out.reshape(batch, width)
     scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
     leaves = buffers.empty((batch, n_trees), np.int32)
-    cpu.tree.forward(as_batch(x), nodes, bias, code, scores, leaves, y)
+    if bias is not None:
+        bias = unlocked(bias)
+    cpu.tree.forward(as_batch(x), unlocked(nodes), bias, code, scores, leaves, y)
     if out is None:
         out = y.reshape(*lead, width)
     elif not out.flags.c_contiguous:
@@ -314,10 +317,10 @@ def _backward(
     grad_x = buffers.empty((batch, n_in), nodes.dtype)
     visits = cpu.tree.backward(
         grad_samples,
-        nodes,
+        unlocked(nodes),
         ACTIVATIONS.index(trace.activation),
-        trace.scores.reshape(batch, n_trees, depth),
-        trace.leaves.reshape(batch, n_trees),
+        unlocked(trace.scores).reshape(batch, n_trees, depth),
+        unlocked(trace.leaves).reshape(batch, n_trees),
         grad_x,
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import cpu
 from . import tree_cuda
-from .arrays import Array, check_native, check_shape, check_writeable
+from .arrays import Array, check_native, check_shape, check_writeable, unlocked
 from .device import kind_of
 from .rules import RowGradient, UpdateRule, check_rule
 
@@ -74,7 +74,7 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
             f"got {len(rows)} rows from {rows.min()} to {rows.max()}"
         )
     step = kernel_rule(rule, parameter, width, "rule")
-    cpu.tree.update_rows(table, rows, values.reshape(-1, width), step)
+    cpu.tree.update_rows(table, unlocked(rows), unlocked(values).reshape(-1, width), step)
 
 
 def kernel_rule(rule: UpdateRule, parameter: Array, width: int, name: str) -> tuple[Any, ...]:
