@@ -245,7 +245,10 @@ def test_the_gate_passes_an_identical_commit(clone, time):
 @pytest.mark.parametrize(
     ("project", "words"),
     [
-        ('[build-system]\nbuild-backend = "nowhere"\nrequires = []', "does not build"),
+        (
+            '[build-system]\nbuild-backend = "nowhere"\nrequires = []',
+            "does not build|Failed to build",
+        ),
         ("no table", "pyproject.toml is no TOML"),
     ],
 )
@@ -256,4 +259,4 @@ def test_a_commit_that_does_not_build_is_refused(clone, module, project, words):
     refused = run(clone, module, *machine, "--bench", BENCH)
     assert not git(clone, "status", "--porcelain")
     git(clone, "revert", "--no-edit", "HEAD")
-    assert refused.returncode == 2 and words in refused.stderr, refused.stderr
+    assert refused.returncode == 2 and re.search(words, refused.stderr), refused.stderr
