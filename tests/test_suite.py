@@ -85,8 +85,8 @@ CALLS = [
     ("step", "Rows.time_rows"),
     ("step", "Step.time_fused"),
     ("update", "Update.time_sgd"),
-    ("update", "Update.time_momentum"),
-    ("update", "Update.time_adamw"),
+    ("update", "Moments.time_momentum"),
+    ("update", "Moments.time_adamw"),
 ]
 
 
@@ -116,7 +116,7 @@ WRONG = {  # the kernel, its place among the arguments that it writes, and who m
     "update": (3, ["Update.time_update", "Step.time_fused"]),
     "update_rows": (
         0,
-        ["Rows.time_rows", "Update.time_sgd", "Update.time_momentum", "Update.time_adamw"],
+        ["Rows.time_rows", "Update.time_sgd", "Moments.time_momentum", "Moments.time_adamw"],
     ),
 }
 

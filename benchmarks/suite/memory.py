@@ -32,7 +32,7 @@ def peak_added(call: Callable[[], object]) -> int:
 class Peak:
     """The peak over the floor."""
 
-    params = (("base", "batch=8192", "width=128, depth=16"),)
+    params = (("batch=8192", "width=128, depth=16"),)
     param_names = ("case",)
     unit = "bytes"
 

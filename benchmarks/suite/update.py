@@ -71,6 +71,12 @@ class Update(Timed):
         """Time a step of SGD."""
         update("sgd", CASES[case])()
 
+
+class Moments(Timed):
+    """`update_rows` by rules that keep a state for every row."""
+
+    params = (("base", "batch=1024"),)
+
     def time_momentum(self, case: str) -> None:
         """Time a step of SGD with momentum."""
         update("momentum", CASES[case])()
