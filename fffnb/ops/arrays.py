@@ -139,7 +139,8 @@ def unlocked(array: Array) -> Array:
 
 def overlap(a: Array, b: Array) -> bool:
     """Tell whether two arrays share memory; where finding out takes long, say yes."""
+    most: Any = 10_000  # an int, which NumPy's types before 2.5 do not know
     try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+        return np.shares_memory(a, b, max_work=most)
     except np.exceptions.TooHardError:
         return True
