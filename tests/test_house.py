@@ -46,6 +46,12 @@ def part_of(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def bridge_of(path):
+    """Return the name of the bridge that a file is, or belongs to; None elsewhere."""
+    part, *names = path.relative_to(PACKAGE).with_suffix("").parts
+    return names[0] if part == "bridges" else None
+
+
 def test_every_file_imports_only_from_below():
     wrong = []
     for path in PACKAGE.rglob("*.py"):
@@ -65,5 +71,4 @@ def test_every_part_is_known():
 def test_a_framework_is_imported_by_its_bridge_alone():
     for path in PACKAGE.rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path)} & FRAMEWORKS
-        own = BRIDGED.get(path.stem, set()) if path.parent.name == "bridges" else set()
-        assert found <= own, path
+        assert found <= BRIDGED.get(bridge_of(path), set()), path

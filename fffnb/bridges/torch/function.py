@@ -1,0 +1,114 @@
+"""`fff`: the FFF layer as a function of tensors that autograd records."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...ops.arrays import check_nodes_shape, output_width
+from ...ops.trace import activation_code
+from . import operators, rows
+
+#: How the gradient of nodes and bias comes.
+GRADIENTS = ("dense", "rows")
+
+
+def fff(
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "identity",
+    n_out: int | None = None,
+    gradient: Literal["dense", "rows"] = "dense",
+) -> Tensor:
+    """Send samples down the trees, as `fffnb.fff_forward`, and let autograd record it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_in)
+        Samples, of any strides. Under autocast they are cast to the dtype of the nodes, which stay
+        what they are; otherwise they must have it.
+    nodes : Tensor, shape (n_trees, 2**depth - 1, n_in + n_out)
+        The forest, contiguous: float32 or float64, on a GPU also float16 and bfloat16.
+    bias : Tensor, shape (n_trees, 2**depth - 1), optional
+        Added to the scores: of the dtype of the nodes, beside nodes of 16 bits float32.
+    activation : {"identity", "relu", "gelu", "relu2", "silu", "tanh"}
+        See `fffnb.fff_forward`.
+    n_out : int, optional
+        Width of the output, checked against the nodes.
+    gradient : {"dense", "rows"}
+        How the gradients of nodes and bias come. "dense": as tensors like them, for any optimiser,
+        `torch.compile`, export, CUDA graphs and DDP; a step writes and reads all 2**depth rows.
+        "rows": as sparse COO tensors of the visited rows, for `SGD` and `AdamW` of this module;
+        a step costs what the visited rows cost. Optimisers that take no sparse gradients refuse
+        them, compiled graphs break before them, and on a GPU the backward pass waits for the
+        number of rows.
+
+    Returns
+    -------
+    Tensor, dtype of the nodes, shape (..., n_out)
+        The output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is no tensor of floats, or of a wrong dtype, shape or layout.
+    RuntimeError
+        If tensors lie on different devices.
+
+    Notes
+    -----
+    The choice of the path has no gradient; there are no gradients of gradients, and none in
+    forward mode.
+
+    Examples
+    --------
+    >>> import torch, fffnb
+    >>> from fffnb.bridges.torch import fff
+    >>> x, nodes = torch.ones(5, 3), torch.from_numpy(fffnb.init_nodes(3, 2, depth=4))
+    >>> fff(x, nodes.requires_grad_()).sum().backward()
+    >>> nodes.grad.shape
+    torch.Size([1, 15, 5])
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be 'dense' or 'rows', got {gradient!r}")
+    activation_code(activation)
+    for name, tensor in (("nodes", nodes), ("x", x), ("bias", bias)):
+        if tensor is not None:
+            _check_tensor(name, tensor, nodes)
+    if x.device.type in operators.DEVICES and torch.is_autocast_enabled(x.device.type):
+        x = x.to(nodes.dtype)
+    _check_sizes(x, nodes, n_out)
+    if gradient == "rows":
+        return rows.forward(x, nodes, bias, activation)
+    y: Tensor = operators.forward(x, nodes, bias, activation)[0]
+    return y
+
+
+def _check_tensor(name: str, tensor: Any, nodes: Tensor) -> None:
+    """Refuse what is no tensor of floats beside the nodes."""
+    if not isinstance(tensor, Tensor):
+        kind = type(tensor)
+        raise TypeError(f"{name} must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must hold floats, got {tensor.dtype}")
+    if tensor.device != nodes.device:
+        raise RuntimeError(f"{name} must be on {nodes.device} like nodes, got {tensor.device}")
+
+
+def _check_sizes(x: Tensor, nodes: Tensor, n_out: int | None) -> None:
+    """Refuse samples and nodes that do not fit each other, or no kernel."""
+    if nodes.device.type == "cpu" and nodes.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"nodes must be float32 or float64 on the CPU, got {nodes.dtype}")
+    if x.dtype != nodes.dtype:
+        raise TypeError(
+            f"x must have the dtype of nodes, {nodes.dtype}, got {x.dtype}: "
+            "cast it, or run under torch.autocast"
+        )
+    check_nodes_shape(tuple(nodes.shape))
+    if x.ndim == 0:
+        raise ValueError("x must have shape (..., n_in), got a number")
+    output_width(x.shape[-1], tuple(nodes.shape), n_out)

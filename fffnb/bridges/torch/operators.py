@@ -1,0 +1,143 @@
+"""The operators `fffnb::forward` and `fffnb::backward`: what PyTorch must know to trace them.
+
+All that a backward pass needs is an output of the forward operator, so that compiled and exported
+graphs hold it. Neither operator casts anything, under autocast neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nodes import depth_of
+from ...ops.trace import Trace
+from ...ops.tree import fff_backward, fff_forward
+
+DEVICES = ("cpu", "cuda")
+
+
+@torch.library.custom_op(
+    "fffnb::forward",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema="(Tensor x, Tensor nodes, Tensor? bias, str activation) -> (Tensor, Tensor, Tensor)",
+)
+def forward(
+    x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees)."""
+    y, trace = fff_forward(
+        lend(x.contiguous()),
+        lend(nodes),
+        bias=None if bias is None else lend(bias),
+        activation=activation,
+        return_trace=True,
+    )
+    return take(y), take(trace.scores), take(trace.leaves)
+
+
+@forward.register_fake
+def _(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, ...]:
+    (*lead, n_in), (n_trees, n_nodes, width) = x.shape, nodes.shape
+    scores = x.new_empty((*lead, n_trees, depth_of(int(n_nodes))), dtype=real_of(nodes.dtype))
+    leaves = x.new_empty((*lead, n_trees), dtype=torch.int32)
+    return x.new_empty((*lead, width - n_in)), scores, leaves
+
+
+@torch.library.custom_op(
+    "fffnb::backward",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema="(Tensor grad_y, Tensor x, Tensor nodes, Tensor scores, Tensor leaves, "
+    "str activation, bool has_bias) -> (Tensor, Tensor, Tensor)",
+)
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    leaves: Tensor,
+    activation: str,
+    has_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, nodes and bias, which is empty where there is no bias."""
+    grads = fff_backward(*lend_pass(grad_y, x, nodes, scores, leaves, activation, has_bias))
+    grad_bias = nodes.new_empty(0) if grads.bias is None else take(grads.bias)
+    return take(grads.x), take(grads.nodes), grad_bias
+
+
+@backward.register_fake
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    leaves: Tensor,
+    activation: str,
+    has_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if has_bias:
+        grad_bias = nodes.new_empty(nodes.shape[:2], dtype=real_of(nodes.dtype))
+    else:
+        grad_bias = nodes.new_empty(0)
+    return x.new_empty(x.shape), nodes.new_empty(nodes.shape), grad_bias
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keep what the backward pass needs."""
+    x, nodes, bias, activation = inputs
+    _, scores, leaves = output
+    ctx.activation, ctx.has_bias = activation, bias is not None
+    ctx.mark_non_differentiable(scores, leaves)
+    ctx.save_for_backward(x, nodes, scores, leaves)
+
+
+def _gradients(ctx: Any, grad_y: Tensor, *unused: Any) -> tuple[Any, ...]:
+    """Return the gradients of the arguments of `forward`."""
+    grads = backward(grad_y, *ctx.saved_tensors, ctx.activation, ctx.has_bias)
+    return grads[0], grads[1], grads[2] if ctx.has_bias else None, None
+
+
+forward.register_autograd(_gradients, setup_context=_keep)
+
+
+def refuse_second(ctx: Any, *grads: Any) -> Any:
+    """Say that the gradients have no gradient."""
+    raise RuntimeError("fffnb has no gradients of gradients: the backward pass is not recorded")
+
+
+backward.register_autograd(refuse_second)
+
+
+def lend_pass(
+    grad_y: Tensor,
+    x: Tensor,
+    nodes: Tensor,
+    scores: Tensor,
+    leaves: Tensor,
+    activation: str,
+    has_bias: bool,
+) -> tuple[Any, Any, Any, Trace]:
+    """Return the arguments of `fff_backward`, lent."""
+    shape, n_in = tuple(nodes.shape), x.shape[-1]
+    trace = Trace(lend(scores), lend(leaves), activation, has_bias, shape, n_in)
+    return lend(grad_y.contiguous()), lend(x.contiguous()), lend(nodes), trace
+
+
+def lend(tensor: Tensor) -> Any:
+    """Return a tensor as ops take it: its memory as NumPy's on the CPU, itself on a GPU."""
+    tensor = tensor.detach()
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def take(array: Any) -> Tensor:
+    """Return what ops return as a tensor, with the same memory."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def real_of(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of scores and biases beside nodes of a dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

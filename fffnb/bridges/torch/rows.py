@@ -1,0 +1,127 @@
+"""Gradients of the visited rows alone: as sparse tensors, or as steps in the backward pass.
+
+A sparse gradient is what PyTorch's own embeddings give: gradients of several backward passes add
+up, `zero_grad` and gradient scalers know them, and optimisers that do not say so.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ...ops.rules import RowGradient, UpdateRule
+from ...ops.tree import fff_backward, fff_backward_update
+from .operators import forward as run_forward
+from .operators import lend, lend_pass, take
+
+
+class Claim:
+    """That an optimiser steps a parameter in the backward pass, once between its own steps."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = weakref.ref(optimizer)
+        self.stepped = False
+
+    def rule(self, parameter: Tensor) -> UpdateRule:
+        """Return the step that is due, and note that it was taken."""
+        if self.stepped:
+            raise RuntimeError(
+                "these nodes took their step in an earlier backward pass: call optimizer.step() "
+                "before the next one, or add gradients up with in_backward=False"
+            )
+        self.stepped = True
+        rule: UpdateRule = self.optimizer().row_rule(parameter)
+        return rule
+
+
+#: The claims on parameters, which neither keep them nor the optimisers alive.
+claims = WeakIdKeyDictionary()
+
+
+def claim_on(parameter: Tensor | None) -> Claim | None:
+    """Return the claim of an optimiser that still exists."""
+    claim = None if parameter is None else claims.get(parameter)
+    return claim if claim is not None and claim.optimizer() is not None else None
+
+
+class _Forward(torch.autograd.Function):
+    """The forward pass, of which the backward pass is one of rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+        """Return y, and keep what the backward pass needs."""
+        y, scores, leaves = run_forward(x, nodes, bias, activation)
+        ctx.activation = activation
+        ctx.save_for_backward(x, nodes, bias, scores, leaves)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the arguments of `forward`."""
+        x, nodes, bias, scores, leaves = ctx.saved_tensors
+        arrays = lend_pass(grad_y, x, nodes, scores, leaves, ctx.activation, bias is not None)
+        _, for_nodes, for_bias, _ = ctx.needs_input_grad
+        if for_nodes and claim_on(nodes) is not None:
+            return take(_step(arrays, nodes, bias if for_bias else None)), None, None, None
+        grads = fff_backward(*arrays, sparse=True)
+        return (
+            take(grads.x),
+            as_sparse(grads.nodes, nodes) if for_nodes else None,
+            as_sparse(grads.bias, bias) if for_bias else None,
+            None,
+        )
+
+
+def _step(arrays: tuple[Any, ...], nodes: Tensor, bias: Tensor | None) -> Any:
+    """Step nodes and bias by the rules of the optimiser that claims them; return grad_x."""
+    claim, other = claim_on(nodes), claim_on(bias)
+    assert claim is not None
+    if bias is None:
+        steps = {}
+    elif other is not None and other.optimizer() is claim.optimizer():
+        steps = {"bias": lend(bias), "bias_rule": other.rule(bias)}
+    else:
+        raise RuntimeError(
+            "the optimiser that steps these nodes in the backward pass must have their bias too"
+        )
+    grad_x = fff_backward_update(*arrays, claim.rule(nodes), **steps)
+    torch.autograd.graph.increment_version([nodes] if bias is None else [nodes, bias])
+    return grad_x
+
+
+@torch.compiler.disable
+def forward(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """Return y, to be followed by a backward pass of rows."""
+    y: Tensor = _Forward.apply(x, nodes, bias, activation)
+    return y
+
+
+def as_sparse(gradient: RowGradient, parameter: Tensor) -> Tensor:
+    """Return a row gradient as a sparse tensor of the shape of its parameter."""
+    count = int(gradient.count)  # waits for a GPU
+    rows, values = take(gradient.rows)[:count], take(gradient.values)[:count]
+    n_nodes = parameter.shape[1]
+    indices = torch.stack((rows // n_nodes, rows % n_nodes))
+    return torch.sparse_coo_tensor(
+        indices, values, parameter.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def as_rows(gradient: Tensor) -> RowGradient:
+    """Return a sparse gradient as a row gradient, its rows ascending and unique."""
+    rows = _rows(gradient)
+    if not bool((rows[1:] > rows[:-1]).all()):  # a sum of gradients
+        gradient = gradient.coalesce()
+        rows = _rows(gradient)
+    return RowGradient(lend(rows), lend(gradient._values()), None, len(rows))
+
+
+def _rows(gradient: Tensor) -> Tensor:
+    """Return the rows of a sparse gradient as ``tree * n_nodes + node``."""
+    tree, node = gradient._indices()
+    return tree * gradient.shape[1] + node
