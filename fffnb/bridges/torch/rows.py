@@ -107,9 +107,8 @@ def as_sparse(gradient: RowGradient, parameter: Tensor) -> Tensor:
     rows, values = take(gradient.rows)[:count], take(gradient.values)[:count]
     n_nodes = parameter.shape[1]
     indices = torch.stack((rows // n_nodes, rows % n_nodes))
-    return torch.sparse_coo_tensor(
-        indices, values, parameter.shape, is_coalesced=True, check_invariants=False
-    )
+    with torch.sparse.check_sparse_tensor_invariants(False):  # some versions warn of the default
+        return torch.sparse_coo_tensor(indices, values, parameter.shape, is_coalesced=True)
 
 
 def as_rows(gradient: Tensor) -> RowGradient:
