@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib
 import io
 import pickle
 
@@ -11,7 +12,7 @@ import pytest
 from fffnb import nn
 
 torch = pytest.importorskip("torch", reason="torch is not installed: fffnb[torch]")
-bridge = pytest.importorskip("fffnb.bridges.torch")
+bridge = importlib.import_module("fffnb.bridges.torch")
 
 CASES = [
     ("SGD", {"lr": 0.1}),
@@ -184,12 +185,13 @@ def test_numbers_out_of_range_are_refused(name, numbers):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch has no GPU")
+@pytest.mark.parametrize("in_backward", [False, True])
 @pytest.mark.parametrize(("name", "numbers"), CASES)
-def test_a_gpu_takes_the_same_steps(name, numbers):
+def test_a_gpu_takes_the_same_steps(name, numbers, in_backward):
     layer = bridge.FFF(5, 4, 3, **ROWS)
     there = copy.deepcopy(layer).cuda()
     train(layer, getattr(bridge, name)(layer.parameters(), **numbers), batches(6))
-    optimizer = getattr(bridge, name)(there.parameters(), **numbers)
+    optimizer = getattr(bridge, name)(there.parameters(), **numbers, in_backward=in_backward)
     for x in batches(6):
         optimizer.zero_grad()
         there(torch.tensor(x).cuda()).square().sum().backward()
