@@ -19,13 +19,7 @@ from ...ops.tree import fff_backward, fff_forward
 DEVICES = ("cpu", "cuda")
 
 
-@torch.library.custom_op(
-    "fffnb::forward",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema="(Tensor x, Tensor nodes, Tensor? bias, str activation) -> (Tensor, Tensor, Tensor)",
-)
-def forward(
+def run_forward(
     x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees)."""
@@ -37,6 +31,15 @@ def forward(
         return_trace=True,
     )
     return take(y), take(trace.scores), take(trace.leaves)
+
+
+forward = torch.library.custom_op(
+    "fffnb::forward",
+    run_forward,
+    mutates_args=(),
+    device_types=DEVICES,
+    schema="(Tensor x, Tensor nodes, Tensor? bias, str activation) -> (Tensor, Tensor, Tensor)",
+)
 
 
 @forward.register_fake

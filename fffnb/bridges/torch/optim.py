@@ -95,7 +95,7 @@ class _RowSteps(torch.optim.Optimizer):
         state = self.state[parameter]
         if word not in state:
             state[word] = torch.zeros_like(parameter)
-        return state[word]  # type: ignore[no-any-return]
+        return state[word]
 
 
 class SGD(_RowSteps, torch.optim.SGD):
@@ -233,6 +233,6 @@ class AdamW(_RowSteps, torch.optim.AdamW):
         return {"mean": mean, "variance": variance, "steps": state["step"]}
 
 
-def without_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+def without_hooks(step: Any) -> Any:
     """Return a step of torch's without the hooks that it runs, which have run already."""
     return step.__wrapped__ if hasattr(step, "hooked") else step

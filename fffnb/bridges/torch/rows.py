@@ -15,8 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...ops.rules import RowGradient, UpdateRule
 from ...ops.tree import fff_backward, fff_backward_update
-from .operators import forward as run_forward
-from .operators import lend, lend_pass, take
+from .operators import lend, lend_pass, run_forward, take
 
 
 class Claim:
@@ -33,8 +32,10 @@ class Claim:
                 "these nodes took their step in an earlier backward pass: call optimizer.step() "
                 "before the next one, or add gradients up with in_backward=False"
             )
+        optimizer = self.optimizer()
+        assert optimizer is not None
         self.stepped = True
-        rule: UpdateRule = self.optimizer().row_rule(parameter)
+        rule: UpdateRule = optimizer.row_rule(parameter)
         return rule
 
 
@@ -57,7 +58,7 @@ class _Forward(torch.autograd.Function):
         y, scores, leaves = run_forward(x, nodes, bias, activation)
         ctx.activation = activation
         ctx.save_for_backward(x, nodes, bias, scores, leaves)
-        return y  # type: ignore[no-any-return]
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -68,7 +69,7 @@ class _Forward(torch.autograd.Function):
         _, for_nodes, for_bias, _ = ctx.needs_input_grad
         if for_nodes and claim_on(nodes) is not None:
             return take(_step(arrays, nodes, bias if for_bias else None)), None, None, None
-        grads = fff_backward(*arrays, sparse=True)
+        grads: Any = fff_backward(*arrays, sparse=True)
         return (
             take(grads.x),
             as_sparse(grads.nodes, nodes) if for_nodes else None,
@@ -77,12 +78,12 @@ class _Forward(torch.autograd.Function):
         )
 
 
-def _step(arrays: tuple[Any, ...], nodes: Tensor, bias: Tensor | None) -> Any:
+def _step(arrays: tuple[Any, Any, Any, Any], nodes: Tensor, bias: Tensor | None) -> Any:
     """Step nodes and bias by the rules of the optimiser that claims them; return grad_x."""
     claim, other = claim_on(nodes), claim_on(bias)
     assert claim is not None
     if bias is None:
-        steps = {}
+        steps: dict[str, Any] = {}
     elif other is not None and other.optimizer() is claim.optimizer():
         steps = {"bias": lend(bias), "bias_rule": other.rule(bias)}
     else:
