@@ -8,10 +8,10 @@ bits.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
+import sys
 import threading
 import types
 import warnings
@@ -137,11 +137,17 @@ def _revision() -> str:
 
 
 def _after_fork() -> None:
-    """Note in a forked child whether the thread pool of its parent is gone for good."""
+    """Note in a forked child whether the thread pool of its parent is gone for good.
+
+    PyTorch loads GNU OpenMP for all, and may have started its pool.
+    """
     global _pool_lost_in_fork, _workqueue
     _workqueue = threading.Lock()
-    with contextlib.suppress(ValueError):  # raised where no pool was started before the fork
-        _pool_lost_in_fork = _pool_lost_in_fork or numba.threading_layer() == "omp"  # type: ignore[attr-defined]
+    try:
+        lost = numba.threading_layer() == "omp"  # type: ignore[attr-defined]
+    except ValueError:  # no pool was started from here before the fork
+        lost = "torch" in sys.modules
+    _pool_lost_in_fork = _pool_lost_in_fork or lost
 
 
 if hasattr(os, "register_at_fork"):
