@@ -154,7 +154,8 @@ def _over_chunks(function: Callable[..., Array], x: Any, *arrays: Any, **options
 
 def _forward(x: Array, nodes: Array, bias: Array | None, **options: Any) -> Array:
     """Return the output of the layer for a chunk."""
-    return tree.fff_forward(x, nodes, bias=bias, **options)
+    y: Array = tree.fff_forward(x, nodes, bias=bias, **options)
+    return y
 
 
 def _predict(x: Array, model: Any) -> Array:
@@ -165,11 +166,13 @@ def _predict(x: Array, model: Any) -> Array:
     return predictions
 
 
-def _sum(gradients: list[Gradient]) -> Gradient:
+def _sum(gradients: list[Any]) -> Gradient:
     """Return the sum of the gradients of one parameter."""
     if not isinstance(gradients[0], RowGradient):
-        return np.sum(gradients, axis=0)
-    rows, places = np.unique(np.concatenate([each.rows for each in gradients]), return_inverse=True)
+        dense: Array = np.sum(gradients, axis=0)
+        return dense
+    visited = np.concatenate([each.rows for each in gradients])
+    rows, places = np.unique(visited, return_inverse=True)
     values = np.zeros((len(rows), *gradients[0].values.shape[1:]), gradients[0].values.dtype)
     np.add.at(values, places, np.concatenate([each.values for each in gradients]))
     return RowGradient(rows, values, None, len(rows))
