@@ -23,7 +23,13 @@ BELOW = {
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "dask", "transformers"}
-BRIDGED = {"bert": {"torch", "transformers"}, "dask": {"dask"}, "jax": {"jax"}, "torch": {"torch"}}
+BRIDGED = {
+    "bert": {"torch", "transformers"},
+    "dask": {"dask"},
+    "jax": {"jax"},
+    "torch": {"torch"},
+    "ultrafastbert": {"torch"},
+}
 
 
 def imports(path):
