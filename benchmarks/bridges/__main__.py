@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
@@ -13,7 +14,7 @@ def main() -> None:
     """Measure one bridge."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bridges", description=__doc__)
     parser.add_argument("bridge", choices=NAMES)
-    options = parser.parse_args()
+    options, sys.argv[1:] = parser.parse_known_args()
     importlib.import_module(f"benchmarks.bridges.{options.bridge}").main()
 
 

@@ -116,6 +116,7 @@ def test_the_function_compiles_with_nodes_as_arguments():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch has no GPU")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")  # torch.compile's first
 def test_a_compiled_layer_runs_in_graphs_of_a_gpu():
     made, x = layer().cuda(), samples().cuda()
     compiled = torch.compile(made, fullgraph=True, mode="reduce-overhead")

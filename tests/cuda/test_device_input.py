@@ -558,7 +558,7 @@ def test_a_tensor_on_the_cpu_or_that_requires_grad_is_refused(layer):
     ):
         layer.forward(x=layer.kind.torch.from_numpy(X))
     x = layer.put(X).requires_grad_()
-    with pytest.raises(TypeError, match=r"x requires grad, .* bridges\.torch\.fff.* x\.detach\(\)"):
+    with pytest.raises(TypeError, match=r"x requires grad, .*bridges\.torch\.fff.* x\.detach\(\)"):
         layer.forward(x=x)
     with layer.kind.torch.no_grad():
         np.testing.assert_array_equal(layer.kind.get(layer.forward(x=x)), layer.expected)

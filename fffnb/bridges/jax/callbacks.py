@@ -38,10 +38,28 @@ def _on_views(op: Call) -> Call:
             return
         cupy = require_cupy()
         views = [cupy.asarray(buffer) for buffer in buffers]
-        with views[0].device, cupy.cuda.ExternalStream(ctx.stream):
+        with views[0].device, _stream(cupy, ctx.stream):
             op(*views)
 
     return call
+
+
+def _stream(cupy: Any, handle: int) -> Any:
+    """Return XLA's stream as CuPy's."""
+    if hasattr(cupy.cuda.Stream, "from_external"):  # from CuPy 14 on
+        return cupy.cuda.Stream.from_external(_Handle(handle))
+    return cupy.cuda.ExternalStream(handle)
+
+
+class _Handle:
+    """A stream by the protocol of CUDA's Python packages."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Return the version of the protocol, and the handle."""
+        return 0, self.handle
 
 
 def _write(result: Array, gradient: Array | RowGradient) -> None:
