@@ -1,7 +1,7 @@
 """A training step through PyTorch: forward, backward with the gradient of x, SGD.
 
-768 → 768, depth 12, batch 1024, float32, one tree. All that is timed is checked first, and works on
-the same nodes, which a learning rate of zero leaves as they are.
+768 → 768, depth 12, float32, one tree. All that is timed is checked first, and works on the same
+nodes, which a learning rate of zero leaves as they are.
 """
 
 from __future__ import annotations
@@ -20,33 +20,39 @@ from ..suite.step import fused_step, step_with_rows
 from ..suite.truth import Truth, check_step
 from . import medians
 
-SIZES = Sizes(batch=1024)
+BATCHES = (1024, 128)
 
 
 def main() -> None:
-    """Print the times, and how many times as long as NumPy's they are."""
-    given = problem(SIZES)
+    """Print the times, and how many times as long as NumPy's fused step they take."""
+    for batch in BATCHES:
+        seconds = measure(Sizes(batch=batch))
+        base = next(iter(seconds.values()))
+        print(f"batch {batch:<18}        ms  × NumPy")
+        for name, each in seconds.items():
+            print(f"{name:24}  {1e3 * each:8.2f}  {each / base:7.2f}")
+
+
+def measure(sizes: Sizes) -> dict[str, float]:
+    """Return the times of all steps on a batch, NumPy's fused one first."""
+    given = problem(sizes)
     truth = Truth(given.x, given.nodes, given.trace.leaves)
     calls: dict[str, Callable[[], object]] = {
-        "NumPy, backward_update": fused_step(SIZES),
-        "NumPy, row gradient": step_with_rows(SIZES),
+        "NumPy, backward_update": fused_step(sizes),
+        "NumPy, row gradient": step_with_rows(sizes),
         "rows, in_backward=True": torch_step(given, truth, "rows", SGD, in_backward=True),
         "rows": torch_step(given, truth, "rows", SGD),
         "dense": torch_step(given, truth, "dense", torch.optim.SGD),
         **{f"plain PyTorch, {form}": plain_step(given, truth, form) for form in torch_layers.FORMS},
     }
-    seconds = medians(calls, slow=tuple(name for name in calls if name.startswith("plain")))
-    base = min(seconds.values())
-    print(f"{'step':24}        ms  × the fastest")
-    for name, each in seconds.items():
-        print(f"{name:24}  {1e3 * each:8.2f}  {each / base:13.2f}")
+    return medians(calls, slow=tuple(name for name in calls if name.startswith("plain")))
 
 
 def torch_step(
     given: Problem, truth: Truth, gradient: Any, make: Any, **options: Any
 ) -> Callable[[], object]:
     """Return a step of our layer, checked."""
-    layer = FFF.from_numpy(nn.FFF.of(SIZES.n_in, "identity", given.nodes), gradient=gradient)
+    layer = FFF.from_numpy(nn.FFF.of(given.x.shape[1], "identity", given.nodes), gradient=gradient)
     layer.nodes = torch.nn.Parameter(torch.from_numpy(given.nodes))
     optimizer = make(layer.parameters(), lr=LR, **options)
     x, grad_y = torch.from_numpy(given.x), torch.from_numpy(given.grad_y)
@@ -69,7 +75,7 @@ def torch_step(
 
 def plain_step(given: Problem, truth: Truth, form: str) -> Callable[[], object]:
     """Return a step of a tree in plain PyTorch, checked."""
-    tree = torch_layers.Tree(form, torch.from_numpy(given.nodes), SIZES.n_in)
+    tree = torch_layers.Tree(form, torch.from_numpy(given.nodes), given.x.shape[1])
     x, grad_y = torch.from_numpy(given.x), torch.from_numpy(given.grad_y)
     assert_close(tree.forward(x).numpy(), truth.y, truth.bound)
     grad_x, grad_nodes = tree.gradients(x, grad_y)

@@ -268,3 +268,27 @@ def test_a_claim_ends_with_its_optimiser_and_survives_pickling():
     gc.collect()
     layer(x).sum().backward()
     assert layer.nodes.grad.is_sparse and torch.equal(layer.nodes, before)
+
+
+def test_a_step_in_the_backward_pass_is_noticed_by_other_graphs():
+    layer = bridge.FFF(5, 4, 3, **ROWS)
+    optimizer = bridge.SGD(layer.parameters(), lr=0.1, in_backward=True)
+    x = torch.tensor(batches(1)[0])
+    one, two = layer(x), layer(x)
+    one.sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        two.sum().backward()
+
+
+def test_rows_that_a_gradient_names_twice_are_summed():
+    layer = bridge.FFF(5, 4, 3, **ROWS)
+    layer(torch.tensor(batches(1)[0])).square().sum().backward()
+    gradient, before = layer.nodes.grad.coalesce(), layer.nodes.detach().clone()
+    indices, values = gradient.indices(), gradient.values()
+    twice = torch.cat([indices, indices], 1), torch.cat([values, values])
+    layer.nodes.grad = torch.sparse_coo_tensor(*twice, before.shape)
+    bridge.SGD([layer.nodes], lr=0.1).step()
+    torch.testing.assert_close(
+        layer.nodes.detach(), before - 0.2 * gradient.to_dense(), rtol=0, atol=1e-12
+    )
