@@ -149,7 +149,14 @@ def test_gradients_equal_finite_differences(double, activation):
     check_grads(op, (x, nodes, bias), order=1, modes=["rev"], eps=1e-6, atol=1e-6, rtol=1e-6)
 
 
-def test_results_are_the_bits_of_the_numpy_op(form):
+@pytest.fixture
+def on_cpu():
+    """Compute on the CPU, where there is a GPU too."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+def test_results_are_the_bits_of_the_numpy_op(form, on_cpu):
     x, nodes, bias, grad_y = problem(130, n_in=63, depth=6)
     y, trace = fffnb.fff_forward(x, nodes, bias=bias, activation="gelu", return_trace=True)
     grads = fffnb.fff_backward(grad_y, x, nodes, trace)
@@ -370,7 +377,7 @@ def test_an_old_jax_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_is_that_of_numpy(dtype, bias):
+def test_layer_is_that_of_numpy(dtype, bias, on_cpu):
     options = {"depth": 4, "n_trees": 3, "activation": "silu", "bias": bias, "dtype": dtype}
     layer, own = fffnb.FFF(9, 6, **options, backend="jax"), nn.FFF(9, 6, **options)
     x = np.random.default_rng(0).standard_normal((2, 5, 9)).astype(dtype)
