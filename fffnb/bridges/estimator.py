@@ -47,7 +47,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden_dim: int = 64,
+        hidden_dim: int = 32,
         depth: int = 3,
         n_trees: int = 16,
         activation: str = "gelu",

@@ -27,7 +27,7 @@ class FFFClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_dim : int, default 64
+    hidden_dim : int, default 32
         Width of the vector that the trees sum up and the linear layer reads.
     depth : int, default 3
         Levels of each tree: the neurons that a sample reads in it, of ``2**depth - 1``.

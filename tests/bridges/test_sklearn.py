@@ -66,6 +66,17 @@ def test_weights_count_like_repeated_samples_in_one_batch(kind):
 
 
 @pytest.mark.parametrize("kind", [FFFClassifier, FFFRegressor])
+def test_a_sample_of_no_weight_leaves_no_trace(kind):
+    x, weights = X.copy(), np.ones(len(X))
+    x[80:] *= -100  # rows that it alone would visit would lose weight to the decay
+    weights[80:] = 0
+    with_them = quick(kind, depth=6).fit(x, Y, sample_weight=weights)
+    without = quick(kind, depth=6).fit(x[:80], Y[:80])
+    for name, array in without.model_.parameters.items():
+        np.testing.assert_array_equal(with_them.model_.parameters[name], array)
+
+
+@pytest.mark.parametrize("kind", [FFFClassifier, FFFRegressor])
 def test_the_gradient_is_that_of_the_loss(kind):
     rng = np.random.default_rng(2)
     output, weights = rng.standard_normal((5, 3)), rng.random(5)
