@@ -287,7 +287,7 @@ def test_rows_that_a_gradient_names_twice_are_summed():
     gradient, before = layer.nodes.grad.coalesce(), layer.nodes.detach().clone()
     indices, values = gradient.indices(), gradient.values()
     twice = torch.cat([indices, indices], 1), torch.cat([values, values])
-    layer.nodes.grad = torch.sparse_coo_tensor(*twice, before.shape)
+    layer.nodes.grad = torch.sparse_coo_tensor(*twice, before.shape, check_invariants=True)
     bridge.SGD([layer.nodes], lr=0.1).step()
     torch.testing.assert_close(
         layer.nodes.detach(), before - 0.2 * gradient.to_dense(), rtol=0, atol=1e-12
