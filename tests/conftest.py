@@ -1,6 +1,5 @@
 """Fixtures of all tests."""
 
-import doctest
 import importlib
 
 import numpy as np
@@ -35,17 +34,6 @@ def path(request, monkeypatch):
     """Force one form of the tree's forward pass."""
     monkeypatch.setattr("fffnb.cpu.tree.forced", request.param)
     return request.param
-
-
-@pytest.fixture
-def run_examples():
-    """Give a function that runs the examples in the docstrings of a bridge."""
-
-    def run(name):
-        result = doctest.testmod(importlib.import_module(f"fffnb.bridges{name}"))
-        assert result.attempted and not result.failed, result
-
-    return run
 
 
 @pytest.fixture

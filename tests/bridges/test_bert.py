@@ -104,10 +104,6 @@ def loss_of(model):
     return model(IDS, labels=IDS.roll(1, 1)).loss
 
 
-def test_examples(run_examples):
-    run_examples(".bert")
-
-
 def test_all_nodes_by_matmul_masked_to_the_path_give_the_same():
     model = set_feed_forward(bert(), LAYERS)
     right = states(put(bert(), [by_reference(layer) for layer in LAYERS]))

@@ -24,10 +24,6 @@ def samples(*shape, dtype=np.float64):
     return RNG.standard_normal(shape).astype(dtype)
 
 
-def test_examples(run_examples):
-    run_examples(".dask")
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lead", [(13,), (4, 5), (2, 3, 4)])
 def test_forward_is_lazy_chunked_and_the_reference(lead, dtype):

@@ -117,11 +117,6 @@ def used(function, *args):
     return {equation.primitive.name for equation in found}, max(sizes)
 
 
-@pytest.mark.parametrize("module", ["op", "layer"])
-def test_examples(run_examples, module):
-    run_examples(f".jax.{module}")
-
-
 @pytest.mark.parametrize("wrap", [jax.jit, lambda function: function], ids=["jit", "eager"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)

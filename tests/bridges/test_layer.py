@@ -9,10 +9,6 @@ import fffnb
 from fffnb import bridges, nn
 
 
-def test_examples(run_examples):
-    run_examples("")
-
-
 def test_the_default_is_numpys_layer():
     layer = fffnb.FFF(5, 4, depth=3, n_trees=2, activation="gelu", bias=True, rng=7, dtype=float)
     same = nn.FFF(5, 4, depth=3, n_trees=2, activation="gelu", bias=True, rng=7, dtype=float)

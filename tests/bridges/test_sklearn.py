@@ -37,10 +37,6 @@ def quick(kind=FFFClassifier, **parameters):
     )
 
 
-def test_examples(run_examples):
-    run_examples(".sklearn")
-
-
 @pytest.mark.parametrize("kind", [FFFClassifier, FFFRegressor])
 def test_it_passes_all_checks_of_sklearn(kind):
     with warnings.catch_warnings():

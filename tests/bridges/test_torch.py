@@ -16,7 +16,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fffnb[torch
 bridge = importlib.import_module("fffnb.bridges.torch")
 
 N_IN, N_OUT, DEPTH = 5, 4, 3
-PARTS = (".function", ".layer", ".optim")
 
 
 def problem(dtype=np.float64, *, n_trees=2, lead=(7,), seed=0):
@@ -37,11 +36,6 @@ def tensors(*arrays, grad=True):
 
 def dense(gradient):
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_examples(run_examples, part):
-    run_examples(f".torch{part}")
 
 
 @pytest.mark.parametrize("gradient", ["dense", "rows"])

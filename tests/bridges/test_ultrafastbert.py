@@ -56,10 +56,6 @@ def assert_same(found, right):
         assert torch.equal(found[key], tensor), key
 
 
-def test_examples(run_examples):
-    run_examples(".ultrafastbert")
-
-
 @pytest.mark.parametrize("activation", ACTS)
 @pytest.mark.parametrize(("depth", "parallel_size"), FORESTS)
 def test_the_layer_computes_what_the_model_does(depth, parallel_size, activation):
