@@ -11,6 +11,8 @@ import fffnb
 
 torch = pytest.importorskip("torch", reason="torch is not installed: fffnb[torch]")
 
+PATH = os.pathsep.join([str(Path(fffnb.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+
 # One process of WORLD: a step of SGD on its share of the batch, whose loss is a mean.
 WORKER = """
 import os, sys
@@ -46,7 +48,7 @@ if world > 1:
 
 
 def start(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(fffnb.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": PATH}
     environment |= {"GLOO_SOCKET_IFNAME": "lo", "NUMBA_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WORKER, *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -98,13 +100,12 @@ def work():
 
 
 def python(code, **environment):
-    path = str(Path(fffnb.__file__).parents[1])
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": PATH, **environment},
         check=False,
     )
     assert run.returncode == 0, run.stderr
