@@ -1,7 +1,7 @@
 """One layer in every library: `FFF` makes it, `convert` moves it.
 
-Each module of this folder imports the library that it is named after, and is imported by nothing
-else of the package: ``fffnb.bridges.torch``, ``.jax``, ``.sklearn``, ``.dask``, ``.bert``.
+``fffnb.bridges.torch``, ``.jax``, ``.sklearn``, ``.dask`` and ``.bert`` import the library of their
+name; nothing else of the package does.
 """
 
 from __future__ import annotations
@@ -112,17 +112,16 @@ def convert(layer: Any, backend: str, **options: Any) -> Any:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if not isinstance(layer, nn.FFF):
-        if not hasattr(layer, "to_numpy"):
-            raise TypeError(f"layer must be an FFF layer, got {type(layer).__qualname__}")
-        layer = layer.to_numpy()
+    own = layer.to_numpy() if hasattr(layer, "to_numpy") else layer
+    if not isinstance(own, nn.FFF):
+        raise TypeError(f"layer must be an FFF layer, got {type(layer).__qualname__}")
     if backend in ("torch", "jax"):
         module = importlib.import_module(f".{backend}", __name__)
-        return module.FFF.from_numpy(layer, **options)
+        return module.FFF.from_numpy(own, **options)
     if options:
         raise TypeError(f"backend {backend!r} takes no {', '.join(options)}")
-    return layer.with_parameters(
-        {name: _copy(array, backend) for name, array in layer.parameters.items()}
+    return own.with_parameters(
+        {name: _copy(array, backend) for name, array in own.parameters.items()}
     )
 
 

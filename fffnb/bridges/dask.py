@@ -117,6 +117,11 @@ def sum_gradients(parts: Iterable[Mapping[str, Gradient]]) -> dict[str, Gradient
     dict of str to ndarray or RowGradient
         The sums by name; those of row gradients hold the rows that any worker visited.
 
+    Raises
+    ------
+    ValueError
+        If there are no parts, or they do not hold the same gradients.
+
     Examples
     --------
     >>> import numpy as np
@@ -129,6 +134,12 @@ def sum_gradients(parts: Iterable[Mapping[str, Gradient]]) -> dict[str, Gradient
     (array([0, 1, 2]), array([2., 1., 1.]))
     """
     parts = list(parts)
+    kinds = [{name: type(gradient) for name, gradient in part.items()} for part in parts]
+    if not parts or any(kind != kinds[0] for kind in kinds):
+        raise ValueError(
+            "parts must be gradients of the same names, all sparse or all dense, "
+            f"got {[list(part) for part in parts]}"
+        )
     return {name: _sum([part[name] for part in parts]) for name in parts[0]}
 
 

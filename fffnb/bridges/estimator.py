@@ -130,6 +130,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: Any, anew: bool, classes: Any = None
     ) -> tuple[Array, Array, Array]:
         """Check all arguments and, if `anew`, make the model; return samples, y and weights."""
+        if anew:
+            self.__dict__.pop("model_", None)  # what is refused below leaves nothing that predicts
         self._check_parameters()
         dtype = (np.float64, np.float32) if anew else self._dtype
         x, y = validate_data(self, X, y, dtype=dtype, reset=anew, **self._checks_of_y)
@@ -137,6 +139,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         y = self._encode(y, anew, classes)
         if anew:
             self._make(x.shape[1], x.dtype)
+        elif self._structure != self._made:
+            raise ValueError(
+                f"hidden_dim, depth, n_trees and activation must stay {self._made} to train on, "
+                f"got {self._structure}"
+            )
         counted = weights > 0
         return x[counted], y[counted], weights[counted]
 
@@ -154,6 +161,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         )
         head = nn.Linear(self.hidden_dim, self._n_out, **options)
         self.model_ = nn.Sequential(forest, nn.ReLU(), head)
+        self._made = self._structure
         self._optimizer = nn.AdamW(self.model_.parameters, self.learning_rate_init)
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
@@ -179,7 +187,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _output(self, X: ArrayLike) -> Array:
         """Return the output of the network, (n_samples, n_out)."""
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         return nn.predict(self.model_, validate_data(self, X, dtype=self._dtype, reset=False))
 
     def _check_parameters(self) -> None:
@@ -200,6 +208,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _seed(self) -> int:
         """Draw a seed from the random state."""
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    @property
+    def _structure(self) -> tuple[int, int, int, str]:
+        return self.hidden_dim, self.depth, self.n_trees, self.activation
 
     @property
     def _dtype(self) -> np.dtype[Any]:

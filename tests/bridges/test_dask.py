@@ -145,7 +145,14 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 def run_example(name):
     command = [sys.executable, EXAMPLES / name]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_parts_that_do_not_fit_together_are_refused():
+    dense, rows = np.ones((1, 3, 4)), fffnb.RowGradient(np.array([0]), np.ones((1, 4)), None, 1)
+    for parts in ([], [{"a": dense}, {"b": dense}], [{"a": dense}, {"a": rows}]):
+        with pytest.raises(ValueError, match="parts must be gradients of the same names"):
+            sum_gradients(parts)
 
 
 def test_the_example_of_prediction_runs():

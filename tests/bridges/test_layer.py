@@ -30,6 +30,8 @@ def test_what_is_no_backend_layer_or_option_is_refused():
         fffnb.FFF(5, 4, backend="tf")
     with pytest.raises(TypeError, match="layer must be an FFF layer, got Linear"):
         bridges.convert(nn.Linear(5, 4), "numpy")
+    with pytest.raises(TypeError, match="layer must be an FFF layer, got Frame"):
+        bridges.convert(type("Frame", (), {"to_numpy": lambda self: np.ones(3)})(), "torch")
     with pytest.raises(TypeError, match="backend 'numpy' takes no device"):
         fffnb.FFF(5, 4, backend="numpy", device="cuda")
 

@@ -61,6 +61,29 @@ def test_weights_count_like_repeated_samples_in_one_batch(kind):
         assert not np.allclose(alone.model_.parameters[name], array)
 
 
+def test_a_refused_fit_leaves_nothing_that_predicts():
+    labels = np.where(Y > 0, "a", "b")
+    model = quick(FFFClassifier)
+    with pytest.raises(ValueError, match="depth"):
+        model.set_params(depth=0).fit(X, labels)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    model.set_params(depth=2).fit(X, labels)
+    with pytest.raises(ValueError, match="depth"):
+        model.set_params(depth=0).fit(X, np.where(Y > 0, "c", "d"))
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+def test_training_on_needs_the_same_structure():
+    model = quick(FFFRegressor, warm_start=True).fit(X, Y)
+    with pytest.raises(ValueError, match=r"depth, n_trees and activation must stay .*, got .*5"):
+        model.set_params(depth=5).fit(X, Y)
+    with pytest.raises(ValueError, match="must stay"):
+        model.partial_fit(X, Y)
+    assert np.isfinite(model.predict(X)).all()
+
+
 @pytest.mark.parametrize("kind", [FFFClassifier, FFFRegressor])
 def test_a_sample_of_no_weight_leaves_no_trace(kind):
     x, weights = X.copy(), np.ones(len(X))
@@ -276,5 +299,6 @@ def test_the_example_finds_a_good_forest():
         capture_output=True,
         text=True,
         check=True,
+        timeout=120,
     )
     assert float(run.stdout.rsplit(maxsplit=1)[-1]) > 0.93, run.stdout

@@ -141,6 +141,22 @@ def make(**options):
     return fffnb.FFF(N_IN, N_OUT, DEPTH, backend="torch", rng=3, **options)
 
 
+def test_a_gradient_of_samples_alone_makes_none_of_nodes(monkeypatch):
+    operators = importlib.import_module("fffnb.bridges.torch.operators")
+    sparse = []
+
+    def backward(*arguments, **options):
+        sparse.append(options["sparse"])
+        return fffnb.fff_backward(*arguments, **options)
+
+    monkeypatch.setattr(operators, "fff_backward", backward)
+    layer, x = make(dtype=np.float64), tensors(problem(np.float64)[0])[0].requires_grad_()
+    layer(x).sum().backward()
+    whole, x.grad = x.grad, None
+    layer.requires_grad_(False)(x).sum().backward()
+    assert sparse == [False, True] and torch.equal(x.grad, whole)
+
+
 def test_a_layer_starts_as_numpys():
     same = nn.FFF(N_IN, N_OUT, DEPTH, n_trees=2, activation="gelu", bias=True, rng=3)
     own = bridge.FFF(N_IN, N_OUT, DEPTH, n_trees=2, activation="gelu", bias=True, rng=3)

@@ -37,7 +37,8 @@ def test_opcheck(with_bias, batch):
     torch.library.opcheck(torch.ops.fffnb.forward.default, arguments)
     y, scores, leaves = torch.ops.fffnb.forward(*arguments)
     parts = [part.detach() for part in (y, x, made.nodes, scores, leaves)]
-    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias))
+    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias, True))
+    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias, False))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -162,6 +162,33 @@ def test_a_step_between_forward_and_backward_is_noticed():
         y.sum().backward()
 
 
+def test_a_scaler_of_gradients_knows_rows():
+    one, two = bridge.FFF(5, 4, 3, **ROWS), bridge.FFF(5, 4, 3, **ROWS)
+    train(one, bridge.SGD(one.parameters(), lr=0.1), batches(3))
+    optimizer = bridge.SGD(two.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for x in (*batches(3), np.full((6, 5), 1e200)):  # the last overflows, and is left out
+        optimizer.zero_grad()
+        scaler.scale(two(torch.tensor(x)).square().sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert torch.equal(one.nodes, two.nodes)
+
+
+def test_a_state_of_the_other_kind_of_gradient_is_refused():
+    layer = bridge.FFF(5, 4, 3, **ROWS)
+    optimizer = bridge.AdamW(layer.parameters(), lr=0.1)
+    train(layer, optimizer, batches(1))
+    layer.gradient = "dense"
+    with pytest.raises(ValueError, match="the state of dense gradients must count all steps"):
+        train(layer, optimizer, batches(1))
+    optimizer = bridge.AdamW(layer.parameters(), lr=0.1)
+    train(layer, optimizer, batches(1))
+    layer.gradient = "rows"
+    with pytest.raises(ValueError, match="the state of rows must count the steps of each"):
+        train(layer, optimizer, batches(1))
+
+
 def test_an_optimiser_that_knows_no_rows_says_so():
     layer = bridge.FFF(5, 4, 3, **ROWS)
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
@@ -224,7 +251,9 @@ def test_a_second_backward_pass_before_the_step_is_refused():
     layer(x).sum().backward()
     before = layer.nodes.detach().clone()
     y = layer(x)
-    with pytest.raises(RuntimeError, match=r"call optimizer\.step\(\) before the next one"):
+    with pytest.raises(
+        RuntimeError, match=r"call optimizer\.step\(\) before the next backward pass"
+    ):
         y.sum().backward()
     assert torch.equal(layer.nodes, before)
     optimizer.step()
@@ -292,3 +321,36 @@ def test_rows_that_a_gradient_names_twice_are_summed():
     torch.testing.assert_close(
         layer.nodes.detach(), before - 0.2 * gradient.to_dense(), rtol=0, atol=1e-12
     )
+
+
+def test_only_a_pass_that_wants_the_gradient_of_nodes_steps_them():
+    layer = bridge.FFF(5, 4, 3, **ROWS)
+    optimizer = bridge.SGD(layer.parameters(), lr=0.1, in_backward=True)
+    before, x = layer.nodes.detach().clone(), torch.tensor(batches(1)[0]).requires_grad_()
+    (grad,) = torch.autograd.grad(layer(x).sum(), x)
+    assert torch.equal(layer.nodes, before) and grad.any()
+    layer(x).sum().backward(inputs=[x])
+    assert torch.equal(layer.nodes, before) and torch.equal(x.grad, grad)
+    layer(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(layer.nodes, before)
+
+
+def test_a_step_in_the_backward_pass_is_refused_for_a_layer_used_twice():
+    layer = bridge.FFF(5, 5, 3, **ROWS)
+    optimizer = bridge.SGD(layer.parameters(), lr=0.1, in_backward=True)
+    x = torch.tensor(batches(1)[0])
+    with pytest.raises(RuntimeError, match="for another use of their layer in this one"):
+        layer(layer(x)).sum().backward()
+    optimizer.step()
+
+
+def test_processes_that_train_together_take_no_step_in_the_backward_pass(monkeypatch):
+    layer = bridge.FFF(5, 4, 3, **ROWS)
+    before = layer.nodes.detach().clone()
+    optimizer = bridge.SGD(layer.parameters(), lr=0.1, in_backward=True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="each process by its own gradient"):
+        train(layer, optimizer, batches(1))
+    assert torch.equal(layer.nodes, before)

@@ -55,7 +55,7 @@ def _(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> tuple[T
     mutates_args=(),
     device_types=DEVICES,
     schema="(Tensor grad_y, Tensor x, Tensor nodes, Tensor scores, Tensor leaves, "
-    "str activation, bool has_bias) -> (Tensor, Tensor, Tensor)",
+    "str activation, bool has_bias, bool whole) -> (Tensor, Tensor, Tensor)",
 )
 def backward(
     grad_y: Tensor,
@@ -65,11 +65,18 @@ def backward(
     leaves: Tensor,
     activation: str,
     has_bias: bool,
+    whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, nodes and bias, which is empty where there is no bias."""
-    grads = fff_backward(*lend_pass(grad_y, x, nodes, scores, leaves, activation, has_bias))
-    grad_bias = nodes.new_empty(0) if grads.bias is None else take(grads.bias)
-    return take(grads.x), take(grads.nodes), grad_bias
+    """Return the gradients of x, nodes and bias; the latter are empty unless it is `whole`.
+
+    That of the bias is empty where there is no bias, too.
+    """
+    arrays = lend_pass(grad_y, x, nodes, scores, leaves, activation, has_bias)
+    grads = fff_backward(*arrays, sparse=not whole)
+    empty = nodes.new_empty(0)
+    if not whole:
+        return take(grads.x), empty, empty.clone()
+    return take(grads.x), take(grads.nodes), empty if grads.bias is None else take(grads.bias)
 
 
 @backward.register_fake
@@ -81,12 +88,14 @@ def _(
     leaves: Tensor,
     activation: str,
     has_bias: bool,
+    whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if has_bias:
+    grad_nodes = nodes.new_empty(nodes.shape if whole else 0)
+    if has_bias and whole:
         grad_bias = nodes.new_empty(nodes.shape[:2], dtype=real_of(nodes.dtype))
     else:
         grad_bias = nodes.new_empty(0)
-    return x.new_empty(x.shape), nodes.new_empty(nodes.shape), grad_bias
+    return x.new_empty(x.shape), grad_nodes, grad_bias
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -100,8 +109,10 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _gradients(ctx: Any, grad_y: Tensor, *unused: Any) -> tuple[Any, ...]:
     """Return the gradients of the arguments of `forward`."""
-    grads = backward(grad_y, *ctx.saved_tensors, ctx.activation, ctx.has_bias)
-    return grads[0], grads[1], grads[2] if ctx.has_bias else None, None
+    _, for_nodes, for_bias, _ = ctx.needs_input_grad
+    whole = for_nodes or for_bias
+    grads = backward(grad_y, *ctx.saved_tensors, ctx.activation, ctx.has_bias, whole)
+    return grads[0], grads[1] if for_nodes else None, grads[2] if for_bias else None, None
 
 
 forward.register_autograd(_gradients, setup_context=_keep)

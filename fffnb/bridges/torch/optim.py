@@ -18,6 +18,9 @@ from ...ops.update import update_rows
 from .operators import lend
 from .rows import Claim, as_rows, claims
 
+#: Why a state does not fit the gradient at hand.
+MIXED = "got that of the other kind of gradient: make another optimiser for another `gradient`"
+
 
 class _RowSteps(torch.optim.Optimizer):
     """What both optimisers share: sparse gradients go to kernels, all others to torch."""
@@ -49,6 +52,7 @@ class _RowSteps(torch.optim.Optimizer):
         for parameter in sparse:
             parameter.grad = None
         try:
+            self._check_dense()
             without_hooks(self.dense.step)(self)
         finally:
             for parameter, gradient in sparse.items():
@@ -83,6 +87,9 @@ class _RowSteps(torch.optim.Optimizer):
         """Yield the parameters of all groups."""
         for group in self.param_groups:
             yield from group["params"]
+
+    def _check_dense(self) -> None:
+        """Refuse dense gradients of parameters whose state is one of rows."""
 
     def _claim(self) -> None:
         """Let backward passes step the parameters, once from now on, if that is asked for."""
@@ -126,8 +133,9 @@ class SGD(_RowSteps, torch.optim.SGD):
     With ``in_backward=True`` nodes with row gradients, and their biases, never have a gradient:
     ``loss.backward()`` steps them as soon as it knows how, which saves writing and reading the
     rows, and on a GPU waiting for their number. `step` then moves the other parameters, and must
-    come before the next backward pass, which is refused otherwise. Clipping and gradient scalers
-    cannot see such steps: do not use them with it.
+    come before the next backward pass, which is refused otherwise; so is a second use of a layer in
+    one pass, and a step where processes train together. ``torch.autograd.grad`` of other tensors
+    steps nothing. Gradient scalers cannot see such steps: do not use them with it.
 
     Examples
     --------
@@ -229,8 +237,16 @@ class AdamW(_RowSteps, torch.optim.AdamW):
         if "step" not in state:
             n_rows = parameter.shape[0] * parameter.shape[1]
             state["step"] = torch.zeros(n_rows, dtype=torch.int64, device=parameter.device)
+        if state["step"].ndim != 1:
+            raise ValueError(f"the state of rows must count the steps of each, {MIXED}")
         state["step"] = state["step"].to(parameter.device)  # a loaded one may be elsewhere
         return {"mean": mean, "variance": variance, "steps": state["step"]}
+
+    def _check_dense(self) -> None:
+        for parameter in self._parameters():
+            steps = self.state.get(parameter, {}).get("step")
+            if parameter.grad is not None and steps is not None and torch.as_tensor(steps).ndim:
+                raise ValueError(f"the state of dense gradients must count all steps, {MIXED}")
 
 
 def without_hooks(step: Any) -> Any:

@@ -25,13 +25,18 @@ class Claim:
         self.optimizer = weakref.ref(optimizer)
         self.stepped = False
 
-    def rule(self, parameter: Tensor) -> UpdateRule:
-        """Return the step that is due, and note that it was taken."""
+    def check(self) -> None:
+        """Refuse a second step."""
         if self.stepped:
             raise RuntimeError(
-                "these nodes took their step in an earlier backward pass: call optimizer.step() "
-                "before the next one, or add gradients up with in_backward=False"
+                "these nodes have taken their step, in an earlier backward pass or for another use "
+                "of their layer in this one: call optimizer.step() before the next backward pass, "
+                "or add gradients up with in_backward=False"
             )
+
+    def rule(self, parameter: Tensor) -> UpdateRule:
+        """Return the step that is due, and note that it was taken."""
+        self.check()
         optimizer = self.optimizer()
         assert optimizer is not None
         self.stepped = True
@@ -56,7 +61,7 @@ class _Forward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         """Return y, and keep what the backward pass needs."""
         y, scores, leaves = run_forward(x, nodes, bias, activation)
-        ctx.activation = activation
+        ctx.activation, ctx.nodes = activation, weakref.ref(nodes)
         ctx.save_for_backward(x, nodes, bias, scores, leaves)
         return y
 
@@ -64,11 +69,15 @@ class _Forward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the arguments of `forward`."""
+        for_nodes, for_bias = _is_wanted(ctx, 1), _is_wanted(ctx, 2)
+        claim = claim_on(ctx.nodes()) if for_nodes else None
+        if claim is not None:
+            claim.check()  # nodes that have moved could not be unpacked
         x, nodes, bias, scores, leaves = ctx.saved_tensors
         arrays = lend_pass(grad_y, x, nodes, scores, leaves, ctx.activation, bias is not None)
-        _, for_nodes, for_bias, _ = ctx.needs_input_grad
-        if for_nodes and claim_on(nodes) is not None:
-            return take(_step(arrays, nodes, bias if for_bias else None)), None, None, None
+        if claim is not None:
+            grad_x = _step(arrays, claim, nodes, bias if for_bias else None)
+            return take(grad_x), None, None, None
         grads: Any = fff_backward(*arrays, sparse=True)
         return (
             take(grads.x),
@@ -78,10 +87,30 @@ class _Forward(torch.autograd.Function):
         )
 
 
-def _step(arrays: tuple[Any, Any, Any, Any], nodes: Tensor, bias: Tensor | None) -> Any:
+def _is_wanted(ctx: Any, place: int) -> bool:
+    """Return whether this backward pass wants the gradient of an argument, a tensor if it does."""
+    if not ctx.needs_input_grad[place]:
+        return False
+    return bool(torch._C._will_engine_execute_node(ctx.next_functions[place][0]))
+
+
+def _processes() -> int:
+    """Return how many processes train together."""
+    distributed = torch.distributed
+    ready = distributed.is_available() and distributed.is_initialized()
+    return int(distributed.get_world_size()) if ready else 1
+
+
+def _step(
+    arrays: tuple[Any, Any, Any, Any], claim: Claim, nodes: Tensor, bias: Tensor | None
+) -> Any:
     """Step nodes and bias by the rules of the optimiser that claims them; return grad_x."""
-    claim, other = claim_on(nodes), claim_on(bias)
-    assert claim is not None
+    if _processes() > 1:
+        raise RuntimeError(
+            "in_backward=True would step the nodes of each process by its own gradient alone: "
+            "leave it off where processes train together"
+        )
+    other = claim_on(bias)
     if bias is None:
         steps: dict[str, Any] = {}
     elif other is not None and other.optimizer() is claim.optimizer():
@@ -91,7 +120,8 @@ def _step(arrays: tuple[Any, Any, Any, Any], nodes: Tensor, bias: Tensor | None)
             "the optimiser that steps these nodes in the backward pass must have their bias too"
         )
     grad_x = fff_backward_update(*arrays, claim.rule(nodes), **steps)
-    torch.autograd.graph.increment_version([nodes] if bias is None else [nodes, bias])
+    for tensor in (nodes,) if bias is None else (nodes, bias):
+        torch.autograd.graph.increment_version(tensor)
     return grad_x
 
 
