@@ -194,7 +194,3 @@ def main() -> None:
     print("medians, and how many times as long as the faster of fffnb and rows")
     show_blocks(TOKENS, 3.0, (WIDTH, INNER, DEPTH))
     show_berts(3.0, SMALL, SMALL_DEPTH)
-
-
-if __name__ == "__main__":
-    main()

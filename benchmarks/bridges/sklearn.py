@@ -1,4 +1,4 @@
-"""``python -m benchmarks.bridges.sklearn``: `FFFClassifier` beside `MLPClassifier`.
+"""``python -m benchmarks.bridges sklearn``: `FFFClassifier` beside `MLPClassifier`.
 
 Accuracy: cross-validation in five folds, both with their default parameters behind a
 `StandardScaler`, the dense network with as many hidden neurons as the forest has. Prediction: the
@@ -22,9 +22,10 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.machine import median_seconds
 from fffnb.bridges.sklearn import FFFClassifier
 from fffnb.reference import tree as reference
+
+from ..machine import median_seconds
 
 #: Trees and depths with about 4,096 neurons.
 FORESTS = ((16, 8), (8, 9), (4, 10), (1, 12))
@@ -95,14 +96,10 @@ def show_prediction() -> None:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridges.sklearn")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridges sklearn")
     parser.add_argument("--folds", type=int, default=5, help="0 leaves out the accuracy")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # the dense network stops at 200 epochs
     if options.folds:
         show_accuracy(options.folds)
     show_prediction()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re
 OPTIONAL = ("cupy", "dask", "jax", "safetensors", "sklearn", "torch", "transformers")
 
 
-def test_there_are_examples():
+def test_there_are_examples_and_no_gaps():
     assert BLOCKS
+    assert not re.findall(r"^[A-Z_]+$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
