@@ -44,19 +44,10 @@ class _RowSteps(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        sparse = {
-            parameter: parameter.grad
-            for parameter in self._parameters()
-            if parameter.grad is not None and parameter.grad.is_sparse
-        }
-        for parameter in sparse:
-            parameter.grad = None
-        try:
-            self._check_dense()
-            without_hooks(self.dense.step)(self)
-        finally:
-            for parameter, gradient in sparse.items():
-                parameter.grad = gradient
+        given = {each: each.grad for each in self._parameters() if each.grad is not None}
+        sparse = {each: gradient for each, gradient in given.items() if gradient.is_sparse}
+        if len(sparse) < len(given):
+            self._step_dense(sparse)
         for parameter, gradient in sparse.items():
             update_rows(lend(parameter), as_rows(gradient), self.row_rule(parameter))
             torch.autograd.graph.increment_version(parameter)
@@ -87,6 +78,17 @@ class _RowSteps(torch.optim.Optimizer):
         """Yield the parameters of all groups."""
         for group in self.param_groups:
             yield from group["params"]
+
+    def _step_dense(self, sparse: dict[Tensor, Tensor]) -> None:
+        """Let torch step the parameters without sparse gradients."""
+        for parameter in sparse:
+            parameter.grad = None
+        try:
+            self._check_dense()
+            without_hooks(self.dense.step)(self)
+        finally:
+            for parameter, gradient in sparse.items():
+                parameter.grad = gradient
 
     def _check_dense(self) -> None:
         """Refuse dense gradients of parameters whose state is one of rows."""
