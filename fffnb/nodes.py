@@ -156,21 +156,66 @@ def init_nodes(
     n_trees = check_size("n_trees", n_trees)
     shape = (n_trees, count_nodes(depth), n_in + n_out)
     kind = check_dtype(dtype)
-    if scheme not in ("sphere", "uniform"):
-        raise ValueError(f"scheme must be 'sphere' or 'uniform', got {scheme!r}")
-    _refuse_beyond_memory(shape, kind)
+    _check_scheme(scheme)
+    _refuse_beyond_memory("nodes", shape, kind)
     generator = np.random.default_rng(rng)
     nodes = buffers.empty(shape, kind)
-    real: Any = kind.type
     for tree in nodes:  # tree by tree: the draws need no second copy of a large forest
-        for vectors, bound in ((tree[:, :n_in], n_in), (tree[:, n_in:], depth)):
-            if scheme == "uniform":
-                vectors[...] = generator.random(vectors.shape, real) * 2 - 1
-                vectors /= math.sqrt(bound)
-            else:
-                vectors[...] = generator.standard_normal(vectors.shape, real)
-                vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+        _draw(tree[:, :n_in], n_in, scheme, generator)
+        _draw(tree[:, n_in:], depth, scheme, generator)
     return nodes
+
+
+def init_flat(
+    n_in: int,
+    n_out: int,
+    depth: int,
+    n_trees: int = 1,
+    *,
+    scheme: Literal["sphere", "uniform"] = "sphere",
+    rng: int | np.random.Generator | None = 0,
+    dtype: DTypeLike = np.float32,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Draw the planes and the y vectors of a forest of the flat form.
+
+    Parameters
+    ----------
+    n_in, n_out, depth, n_trees, scheme, rng, dtype
+        As those of `init_nodes`; the planes are drawn as x vectors are.
+
+    Returns
+    -------
+    planes : ndarray, shape (n_trees, depth, n_in)
+        One plane for each level of each tree.
+    y_vectors : ndarray, shape (n_trees, 2**depth - 1, n_out)
+        The output vectors of the nodes.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As by `init_nodes`.
+
+    Examples
+    --------
+    >>> import fffnb
+    >>> planes, y_vectors = fffnb.init_flat(784, 10, depth=4)
+    >>> planes.shape, y_vectors.shape
+    ((1, 4, 784), (1, 15, 10))
+    """
+    n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
+    n_trees = check_size("n_trees", n_trees)
+    shape = (n_trees, count_nodes(depth), n_out)
+    kind = check_dtype(dtype)
+    _check_scheme(scheme)
+    _refuse_beyond_memory("planes", (n_trees, depth, n_in), kind)
+    _refuse_beyond_memory("y_vectors", shape, kind)
+    generator = np.random.default_rng(rng)
+    planes = buffers.empty((n_trees, depth, n_in), kind)
+    y_vectors = buffers.empty(shape, kind)
+    for tree_planes, tree_vectors in zip(planes, y_vectors, strict=True):
+        _draw(tree_planes, n_in, scheme, generator)
+        _draw(tree_vectors, depth, scheme, generator)
+    return planes, y_vectors
 
 
 def pack_nodes(
@@ -294,7 +339,24 @@ def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return kind
 
 
-def _refuse_beyond_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _check_scheme(scheme: str) -> None:
+    """Refuse a way to draw that is unknown."""
+    if scheme not in ("sphere", "uniform"):
+        raise ValueError(f"scheme must be 'sphere' or 'uniform', got {scheme!r}")
+
+
+def _draw(vectors: NDArray[Any], bound: int, scheme: str, generator: np.random.Generator) -> None:
+    """Fill the rows of a matrix: in ±1/√bound if "uniform", else with unit vectors."""
+    real: Any = vectors.dtype.type
+    if scheme == "uniform":
+        vectors[...] = generator.random(vectors.shape, real) * 2 - 1
+        vectors /= math.sqrt(bound)
+    else:
+        vectors[...] = generator.standard_normal(vectors.shape, real)
+        vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+
+
+def _refuse_beyond_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise MemoryError before an allocation that this machine cannot back with memory."""
     needed = math.prod(shape) * dtype.itemsize
     try:
@@ -307,6 +369,6 @@ def _refuse_beyond_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         present = 2 ** (8 * np.dtype(np.intp).itemsize - 1)
     if needed > present:
         raise MemoryError(
-            f"nodes of shape {shape} and dtype {dtype} would take {needed:,} bytes, "
+            f"{name} of shape {shape} and dtype {dtype} would take {needed:,} bytes, "
             f"this machine has {present:,}"
         )

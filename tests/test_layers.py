@@ -8,6 +8,8 @@ from fffnb import RowGradient, files, nn
 
 LAYERS = {
     "fff": lambda: nn.FFF(5, 4, depth=3, n_trees=2, activation="silu", bias=True, dtype=float),
+    "flat": lambda: nn.FlatFFF(5, 4, depth=3, n_trees=2, activation="tanh", bias=True, dtype=float),
+    "flat without bias": lambda: nn.FlatFFF(5, 4, depth=3, dtype=float),
     "linear": lambda: nn.Linear(5, 4, dtype=float),
     "linear without bias": lambda: nn.Linear(5, 4, bias=False, dtype=float),
     "relu": nn.ReLU,
@@ -147,6 +149,7 @@ def test_a_saved_model_comes_back(name, tmp_path):
 
 
 FFF = {"kind": "FFF", "n_in": 3, "n_out": 2, "depth": 2, "n_trees": 1, "activation": "relu"}
+FLAT = {**FFF, "kind": "FlatFFF"}
 DEEP = {"kind": "Sequential", "layers": []}
 for _ in range(50):
     DEEP = {"kind": "Sequential", "layers": [DEEP]}
@@ -169,6 +172,8 @@ for _ in range(50):
         ({**FFF, "bias": False, "n_in": 5, "n_out": 0}, "n_out"),
         ({**FFF, "bias": False, "n_in": 4}, "parameter 'nodes'"),
         ({**FFF, "bias": False, "activation": "exec"}, "activation"),
+        ({**FLAT, "bias": False}, "parameter 'planes'"),
+        ({**FLAT}, "bias"),
         ({"kind": "ReLU"}, "no place for the parameters nodes"),
         ({"kind": "Linear", "n_in": 3, "n_out": 5, "bias": False}, "parameter 'weight'"),
     ],
@@ -186,6 +191,10 @@ def test_structures_that_do_not_fit_are_refused(config, words, tmp_path):
     [
         ({"kind": "Linear", "n_in": 3, "n_out": 2, "bias": True}, {"weight": (3, 2), "bias": (2,)}),
         ({**FFF, "bias": True}, {"nodes": (1, 3, 5), "bias": (1, 3)}),
+        (
+            {**FLAT, "bias": True},
+            {"planes": (1, 2, 3), "y_vectors": (1, 3, 2), "bias": (1, 2)},
+        ),
     ],
 )
 def test_parameters_of_two_dtypes_are_refused(config, weight):

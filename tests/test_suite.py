@@ -82,6 +82,8 @@ CALLS = [
     ("backward", "Backward.time_rows"),
     ("backward", "Update.time_update"),
     ("backward", "Dense.time_dense"),
+    ("flat", "FlatForward.time_forward"),
+    ("flat", "FlatBackward.time_rows"),
     ("step", "Rows.time_rows"),
     ("step", "Step.time_fused"),
     ("update", "Update.time_sgd"),
@@ -111,8 +113,14 @@ def spoilt(kernel, *, argument):
 
 WRONG = {  # the kernel, its place among the arguments that it writes, and who must notice
     "forward": (6, ["Forward.time_forward"]),
-    "backward": (5, ["Backward.time_rows", "Update.time_update", "Dense.time_dense"]),
-    "gather": (3, ["Backward.time_rows", "Dense.time_dense", "Rows.time_rows"]),
+    "backward": (
+        5,
+        ["Backward.time_rows", "Update.time_update", "Dense.time_dense", "FlatBackward.time_rows"],
+    ),
+    "gather": (
+        3,
+        ["Backward.time_rows", "Dense.time_dense", "Rows.time_rows", "FlatBackward.time_rows"],
+    ),
     "update": (3, ["Update.time_update", "Step.time_fused"]),
     "update_rows": (
         0,
@@ -130,6 +138,17 @@ def test_a_wrong_kernel_is_not_timed(suite, kernel, topic, name, monkeypatch):
     monkeypatch.setattr(cpu.tree, kernel, wrong)
     with pytest.raises(AssertionError, match="exceeds"):
         benchmarks(suite[topic])[name][0](SMALL)
+
+
+def test_a_wrong_flat_form_is_not_timed(suite, monkeypatch):
+    for kernel, argument, name in (
+        ("forward", 7, "FlatForward.time_forward"),
+        ("gather_planes", 2, "FlatBackward.time_rows"),
+        ("gather_y_vectors", 2, "FlatBackward.time_rows"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(AssertionError, match="exceeds"):
+            patch.setattr(cpu.flat, kernel, spoilt(getattr(cpu.flat, kernel), argument=argument))
+            benchmarks(suite["flat"])[name][0](SMALL)
 
 
 def test_a_wrong_path_is_seen(suite):

@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import jit, tree, update
+    from . import flat, jit, tree, update
 
-__all__ = ["jit", "tree", "update"]
+__all__ = ["flat", "jit", "tree", "update"]
 
 
 def __getattr__(name: str) -> ModuleType:

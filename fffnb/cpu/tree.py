@@ -51,12 +51,11 @@ class Visits:
         The number of samples whose rows one thread sums, and that of such chunks.
     """
 
-    def __init__(self, leaves: Array, depth: int, dtype: np.dtype[Any], width: int) -> None:
-        self.order = _sort(leaves.T, depth)
+    def __init__(self, leaves: Array, slopes: Array, coefs: Array, width: int) -> None:
+        self.order = sort(leaves.T, slopes.shape[2])
         self.ends = leaves[self.order, np.arange(leaves.shape[1])[:, None]]
-        self.slopes = buffers.empty((*leaves.shape, depth), dtype)
-        self.coefs = buffers.empty((*leaves.shape, depth), dtype)
-        fit = STEP_BYTES // (width * dtype.itemsize)
+        self.slopes, self.coefs = slopes, coefs
+        fit = STEP_BYTES // (width * slopes.itemsize)
         self.chunk = max(8, min(128, fit, len(leaves) // 32))
         self.n_chunks = -(-len(leaves) // self.chunk)
 
@@ -100,9 +99,14 @@ def forward(
     if len(x) == 0:
         return
     run = walk if choose(x.nbytes + y.nbytes, nodes.nbytes) == "walk" else sweep
-    flat_bias = _no_bias(nodes.dtype) if bias is None else bias.reshape(-1)
     table = nodes.reshape(-1, nodes.shape[2])
-    run(_work(scores, nodes), x, table, flat_bias, activation, scores, leaves, y)
+    work = work_of(scores, x, y)
+    run(work, x, table, as_row(bias, nodes.dtype), activation, scores, leaves, y)
+
+
+def as_row(bias: Array | None, dtype: np.dtype[Any]) -> Array:
+    """Return a bias as kernels take it, on one axis, which is empty without a bias."""
+    return _no_bias(dtype) if bias is None else bias.reshape(-1)
 
 
 @functools.cache
@@ -132,7 +136,7 @@ def walk(
     y: Array,
 ) -> None:
     """Send samples as they come; arguments as those of the kernel."""
-    chunk, streamed, found, coefs, rows, room = _scratch(work, scores, y)
+    chunk, streamed, found, coefs, rows, room = scratch(work, scores, y)
     tree_walk.forward(
         work,
         x,
@@ -163,19 +167,19 @@ def sweep(
 ) -> None:
     """Send samples in the order of the nodes reached; arguments as those of `walk`."""
     batch, n_trees, depth = scores.shape
-    chunk, streamed, found, coefs, rows, room = _scratch(work, scores, y)
+    chunk, streamed, found, coefs, rows, room = scratch(work, scores, y)
     leaves[...] = 0
     for t in range(n_trees):
         order = np.arange(batch)
         for first, stop in itertools.pairwise(stages(depth)):
             if first > 0:
-                order = _sort(leaves[:, t], first)
+                order = sort(leaves[:, t], first)
             tree_sweep.descend_in_order(
                 work // 2, x, table, bias, t, first, stop, order, chunk, found, scores, leaves
             )
     tree_sweep.mix_in_order(
         work // 2,
-        _sort(leaves[:, 0], depth),
+        sort(leaves[:, 0], depth),
         chunk,
         table,
         activation,
@@ -190,13 +194,13 @@ def sweep(
     )
 
 
-def _sort(places: Array, level: int) -> Array:
+def sort(places: Array, level: int) -> Array:
     """Return the order of samples by their places on a level."""
     short = places.astype(np.min_scalar_type(2**level - 1))
     return np.argsort(short, axis=-1, kind="stable")  # a radix sort up to 16 bits
 
 
-def _scratch(work: int, scores: Array, out: Array) -> tuple[int, bool, Array, Array, Array, Array]:
+def scratch(work: int, scores: Array, out: Array) -> tuple[int, bool, Array, Array, Array, Array]:
     """Return how many samples a thread takes at a time, if it writes past the caches, and scratch.
 
     For each chunk that is room for sums, for weights and rows of four paths, for four outputs.
@@ -238,24 +242,32 @@ def backward(
     scores: Array,
     leaves: Array,
     grad_x: Array,
+    planes: Array | None = None,
 ) -> Visits:
-    """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take."""
-    batch, _, depth = scores.shape
-    visits = Visits(leaves, depth, nodes.dtype, nodes.shape[2])
-    if batch > 0:
-        work = _work(scores, nodes)
-        chunk, streamed, found, gradients, rows, room = _scratch(work, scores, grad_x)
+    """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take.
+
+    With `planes` (n_trees * depth, n_in), all samples share these as the x vectors of their scores,
+    and `nodes` holds y vectors alone.
+    """
+    slopes, coefs = (buffers.empty(scores.shape, scores.dtype) for _ in range(2))
+    table = nodes.reshape(-1, nodes.shape[2])
+    visits = Visits(leaves, slopes, coefs, table.shape[1])
+    if len(scores) > 0:
+        work = work_of(scores, grad_x, grad_y)
+        chunk, streamed, found, gradients, rows, room = scratch(work, scores, grad_x)
         tree_backward.backward_samples(
             work,
             visits.order[0],
             chunk,
             grad_y,
-            nodes.reshape(-1, nodes.shape[2]),
+            table,
+            table if planes is None else planes,
+            planes is not None,
             activation,
             scores,
             leaves,
-            visits.slopes,
-            visits.coefs,
+            slopes,
+            coefs,
             rows,
             gradients,
             found,
@@ -320,6 +332,6 @@ def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ..
     row_update.update_rows(2 * gradients.size, table, rows, gradients, rule)
 
 
-def _work(scores: Array, nodes: Array) -> int:
-    """Return the floating-point operations of a pass over all paths."""
-    return 2 * scores.size * int(nodes.shape[2])
+def work_of(scores: Array, *sides: Array) -> int:
+    """Return the floating-point operations of a pass over all paths, for x, y or both."""
+    return 2 * scores.size * sum(int(side.shape[1]) for side in sides)

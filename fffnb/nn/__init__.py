@@ -2,6 +2,7 @@
 
 from .evaluate import accuracy, predict
 from .fit import fit
+from .flat import FlatFFF
 from .layer import Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
 from .losses import mean_squared_error, softmax_cross_entropy
@@ -16,6 +17,7 @@ __all__ = [
     "GELU",
     "SGD",
     "AdamW",
+    "FlatFFF",
     "History",
     "Layer",
     "Linear",

@@ -54,7 +54,7 @@ class Layer:
         self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
     ) -> Array:
         """Step the parameters, which the optimiser knows under `prefix` + name; return grad_x."""
-        grad_x, gradients = self.backward(grad_y, trace)
+        grad_x, gradients = self.backward(grad_y, trace, sparse=True)
         optimizer.step({prefix + name: gradient for name, gradient in gradients.items()})
         return grad_x
 

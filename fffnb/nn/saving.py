@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..files import read_arrays, write_arrays
+from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
 
@@ -130,15 +131,27 @@ def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> La
         return Linear.of(
             weight, _take(left, prefix + "bias", (n_out,), weight.dtype) if biased else None
         )
-    if kind == "FFF":
-        n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-        depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
-        shape = (n_trees, 2 ** min(depth, 64) - 1, n_in + n_out)
-        nodes = _take(left, prefix + "nodes", shape)
-        biased = _truth(config, "bias")
-        bias = _take(left, prefix + "bias", shape[:2], nodes.dtype) if biased else None
-        return FFF.of(n_in, str(config.get("activation")), nodes, bias)
-    raise ValueError(f"a layer must be FFF, Linear, ReLU, GELU or Sequential, got {kind!r}")
+    if kind in ("FFF", "FlatFFF"):
+        return _build_fff(config, left, prefix)
+    raise ValueError(
+        f"a layer must be FFF, FlatFFF, Linear, ReLU, GELU or Sequential, got {kind!r}"
+    )
+
+
+def _build_fff(config: dict[str, Any], left: dict[str, Array], prefix: str) -> FFF | FlatFFF:
+    """Build an FFF layer, of nodes or of planes, taking its parameters out of `left`."""
+    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+    depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
+    biased, activation = _truth(config, "bias"), str(config.get("activation"))
+    forest = (n_trees, 2 ** min(depth, 64) - 1)
+    if config["kind"] == "FFF":
+        nodes = _take(left, prefix + "nodes", (*forest, n_in + n_out))
+        bias = _take(left, prefix + "bias", forest, nodes.dtype) if biased else None
+        return FFF.of(n_in, activation, nodes, bias)
+    planes = _take(left, prefix + "planes", (n_trees, depth, n_in))
+    y_vectors = _take(left, prefix + "y_vectors", (*forest, n_out), planes.dtype)
+    bias = _take(left, prefix + "bias", (n_trees, depth), planes.dtype) if biased else None
+    return FlatFFF.of(activation, planes, y_vectors, bias)
 
 
 def _take(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import buffers
 from ..nodes import check_size, depth_of
 
 Array = NDArray[Any]
@@ -102,11 +103,11 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...], why: str) -> Ar
     return array
 
 
-def check_rows(name: str, array: object, dtype: np.dtype[Any]) -> Array:
-    """Return an input (..., n) that has the dtype of the nodes, up to byte order."""
+def check_rows(name: str, array: object, dtype: np.dtype[Any], of: str = "nodes") -> Array:
+    """Return an input (..., n) that has the dtype of a parameter, up to byte order."""
     array = check_array(name, array)
     if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
-        raise TypeError(f"{name} must have the dtype of nodes, {dtype}, got {array.dtype}")
+        raise TypeError(f"{name} must have the dtype of {of}, {dtype}, got {array.dtype}")
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} must have shape (..., n) with n >= 1, got {array.shape}")
     return array
@@ -135,6 +136,38 @@ def unlocked(array: Array) -> Array:
     They never write to it.
     """
     return array if array.flags.writeable else np.asarray(_Alias(array))
+
+
+def check_out(
+    out: Array, shape: tuple[int, ...], of: str, like: Array, inputs: dict[str, Array | None]
+) -> None:
+    """Refuse an output that lies over an input, or cannot take a result.
+
+    `like` is the parameter whose dtype it must have, `of` its name.
+    """
+    if check_array("out", out).dtype != like.dtype:
+        raise TypeError(f"out must have the dtype of {of}, {like.dtype}, got {out.dtype}")
+    check_writeable("out", check_shape("out", out, shape, "that of the output"))
+    for name, array in {of: like, **inputs}.items():
+        if array is not None and overlap(out, array):
+            raise ValueError(f"out must not overlap {name}, got arrays that share memory")
+
+
+def output_for(out: Array | None, batch: int, width: int, dtype: np.dtype[Any]) -> Array:
+    """Return where kernels write an output (batch, width): to `out` if they can."""
+    if out is not None and out.flags.c_contiguous:
+        return out.reshape(batch, width)
+    return buffers.empty((batch, width), dtype)
+
+
+def hand_over(y: Array, out: Array | None, lead: tuple[int, ...]) -> Array:
+    """Return an output that kernels wrote to `output_for` as (*lead, width), or as `out`."""
+    y = y.reshape(*lead, y.shape[1])
+    if out is None:
+        return y
+    if not out.flags.c_contiguous:
+        out[...] = y
+    return out
 
 
 def overlap(a: Array, b: Array) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,16 +78,17 @@ def check_origin(trace: Trace, nodes_shape: tuple[int, ...], n_in: int) -> None:
 def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, depth: int) -> None:
     """Refuse a trace that another forward pass made."""
     check_origin(trace, nodes.shape, n_in)
-    n_trees = len(nodes)
-    scores = check_native("trace.scores", trace.scores, nodes.dtype)
-    check_shape(
-        "trace.scores",
-        scores,
-        (*lead, n_trees, depth),
-        "leading axes of x, trees, depth",
-    )
-    leaves = check_native("trace.leaves", trace.leaves, np.dtype(np.int32))
-    check_shape("trace.leaves", leaves, (*lead, n_trees), "leading axes of x, trees")
+    check_paths(trace.scores, trace.leaves, (*lead, len(nodes)), depth, nodes.dtype)
+
+
+def check_paths(
+    scores: Array, leaves: Array, lead: tuple[int, ...], depth: int, dtype: np.dtype[Any]
+) -> None:
+    """Refuse the scores and leaves of a trace that do not fit the samples and trees `lead`."""
+    check_native("trace.scores", scores, dtype)
+    check_shape("trace.scores", scores, (*lead, depth), "leading axes of x, trees, depth")
+    check_native("trace.leaves", leaves, np.dtype(np.int32))
+    check_shape("trace.leaves", leaves, lead, "leading axes of x, trees")
     if leaves.size and not 0 <= leaves.min() <= leaves.max() < 2**depth:
         raise ValueError(
             f"trace.leaves must lie from 0 to {2**depth - 1}, got {leaves.min()} to {leaves.max()}"

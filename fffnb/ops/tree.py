@@ -17,14 +17,15 @@ from . import tree_cuda
 from .arrays import (
     Array,
     as_batch,
-    check_array,
     check_native,
     check_nodes,
+    check_out,
     check_rows,
     check_shape,
     check_writeable,
+    hand_over,
+    output_for,
     output_width,
-    overlap,
     unlocked,
 )
 from .device import kind_of
@@ -137,25 +138,20 @@ def fff_forward(
     if bias is not None:
         _check_bias(bias, nodes)
     batch, n_trees = math.prod(lead), len(nodes)
-    y = buffers.empty((batch, width), nodes.dtype)
     if out is not None:
-        _check_out(out, (*lead, width), x, nodes, bias)
-        if out.flags.c_contiguous:
-            y = out.reshape(batch, width)
+        check_out(out, (*lead, width), "nodes", nodes, {"x": x, "bias": bias})
+    y = output_for(out, batch, width, nodes.dtype)
     scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
     leaves = buffers.empty((batch, n_trees), np.int32)
     if bias is not None:
         bias = unlocked(bias)
     cpu.tree.forward(as_batch(x), unlocked(nodes), bias, code, scores, leaves, y)
-    if out is None:
-        out = y.reshape(*lead, width)
-    elif not out.flags.c_contiguous:
-        out[...] = y.reshape(out.shape)
+    result = hand_over(y, out, lead)
     if not return_trace:
-        return out
+        return result
     scores = scores.reshape(*lead, n_trees, depth)
     leaves = leaves.reshape(*lead, n_trees)
-    return out, Trace(scores, leaves, activation, bias is not None, nodes.shape, n_in)
+    return result, Trace(scores, leaves, activation, bias is not None, nodes.shape, n_in)
 
 
 def fff_backward(
@@ -330,15 +326,3 @@ def _check_bias(bias: Array, nodes: Array) -> Array:
     """Return a bias that fits nodes."""
     bias = check_native("bias", bias, nodes.dtype)
     return check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes")
-
-
-def _check_out(
-    out: Array, shape: tuple[int, ...], x: Array, nodes: Array, bias: Array | None
-) -> None:
-    """Refuse an output array that cannot take the result or lies over an input."""
-    if check_array("out", out).dtype != nodes.dtype:
-        raise TypeError(f"out must have the dtype of nodes, {nodes.dtype}, got {out.dtype}")
-    check_writeable("out", check_shape("out", out, shape, "that of the output"))
-    for name, array in (("x", x), ("nodes", nodes), ("bias", bias)):
-        if array is not None and overlap(out, array):
-            raise ValueError(f"out must not overlap {name}, got arrays that share memory")

@@ -1,0 +1,99 @@
+"""The flat form: forward pass, and backward pass with row gradients for the y vectors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import fffnb
+
+from .problems import CASES, Array, Sizes, Timed, assert_close, problem
+from .truth import Truth
+
+#: Cases of this topic alone, where it should gain most over the tree.
+MORE = {
+    "batch=4096": Sizes(batch=4096),
+    "4096 → 64, batch=4096": Sizes(4096, 64, batch=4096),
+}
+
+
+class Flat(NamedTuple):
+    """Planes, y vectors and the truth about them: that of a tree with one x vector a level."""
+
+    planes: Array
+    y_vectors: Array
+    trace: fffnb.FlatTrace
+    truth: Truth
+
+
+@functools.cache
+def flat(sizes: Sizes) -> Flat:
+    """Return the flat form of a problem, whose planes are the x vectors of the left edges."""
+    from fffnb.reference.flat import nodes_of
+
+    x, nodes, _, _ = problem(sizes)
+    x_vectors, y_vectors = fffnb.split_nodes(nodes, sizes.n_in)
+    planes = np.ascontiguousarray(x_vectors[:, 2 ** np.arange(sizes.depth) - 1])
+    y_vectors = np.ascontiguousarray(y_vectors)
+    trace = fffnb.flat_forward(x, planes, y_vectors, return_trace=True)[1]
+    truth = Truth(x, nodes_of(planes, y_vectors), trace.leaves)
+    return Flat(planes, y_vectors, trace, truth)
+
+
+@functools.cache
+def forward(sizes: Sizes) -> Callable[[], Array]:
+    """Return the call, checked."""
+    x = problem(sizes).x
+    planes, y_vectors, _, truth = flat(sizes)
+
+    def call() -> Array:
+        return fffnb.flat_forward(x, planes, y_vectors)
+
+    assert_close(call(), truth.y, truth.bound)
+    return call
+
+
+@functools.cache
+def rows(sizes: Sizes) -> Callable[[], fffnb.FlatGradients]:
+    """Return the backward pass, checked."""
+    x, _, grad_y, _ = problem(sizes)
+    planes, y_vectors, trace, truth = flat(sizes)
+
+    def call() -> fffnb.FlatGradients:
+        return fffnb.flat_backward(grad_y, x, planes, y_vectors, trace, sparse=True)
+
+    grad_x, grad_rows = truth.gradients(grad_y)
+    grad_planes = np.zeros(planes.shape)
+    tree, node = np.divmod(truth.rows, y_vectors.shape[1])
+    level = np.frexp(node + 1)[1] - 1
+    np.add.at(grad_planes, (tree, level), grad_rows[:, : sizes.n_in])
+    grads = call()
+    assert isinstance(grads.y_vectors, fffnb.RowGradient)
+    np.testing.assert_array_equal(grads.y_vectors.rows, truth.rows)
+    assert_close(grads.x, grad_x, truth.bound)
+    assert_close(grads.planes, grad_planes, truth.bound)
+    assert_close(grads.y_vectors.values, grad_rows[:, sizes.n_in :], truth.bound)
+    return call
+
+
+class FlatForward(Timed):
+    """`flat_forward`."""
+
+    params = (("base", "batch=1", *MORE),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        forward((CASES | MORE)[case])()
+
+
+class FlatBackward(Timed):
+    """`flat_backward` with row gradients."""
+
+    params = (("base", "batch=1024"),)
+
+    def time_rows(self, case: str) -> None:
+        """Time the pass."""
+        rows((CASES | MORE)[case])()

@@ -1,0 +1,80 @@
+"""The flat form, densely: the tree whose nodes on a level share one x vector.
+
+Shapes: x (batch, n_in), planes (n_trees, depth, n_in), y_vectors (n_trees, n_nodes, n_out), bias
+(n_trees, depth) or None, grad_y (batch, n_out); everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import tree
+
+Array = NDArray[Any]
+
+
+def nodes_of(planes: Array, y_vectors: Array) -> Array:
+    """Return the nodes of the tree, of the dtype of the planes."""
+    return np.concatenate([planes[:, _levels(planes)], y_vectors], axis=2)
+
+
+def biases_of(bias: Array | None) -> Array | None:
+    """Return the node biases of the tree."""
+    return None if bias is None else np.take(bias, _levels(bias), axis=1)
+
+
+def forward(
+    x: Array,
+    planes: Array,
+    y_vectors: Array,
+    bias: Array | None = None,
+    activation: str = "identity",
+) -> tree.Forward:
+    """Return output, scores, paths and leaves of every sample; it can tell ambiguous samples."""
+    return tree.forward(x, nodes_of(planes, y_vectors), biases_of(bias), activation)
+
+
+def forward_size(
+    x: Array,
+    planes: Array,
+    y_vectors: Array,
+    bias: Array | None = None,
+    activation: str = "identity",
+) -> Array:
+    """Return the sum of |act(score) * y| over the path, (batch, n_out): the scale of an error."""
+    return tree.forward_size(x, nodes_of(planes, y_vectors), biases_of(bias), activation)
+
+
+def backward(
+    grad_y: Array,
+    x: Array,
+    planes: Array,
+    y_vectors: Array,
+    bias: Array | None = None,
+    activation: str = "identity",
+    *,
+    absolute: bool = False,
+) -> tuple[Array, Array, Array, Array]:
+    """Return grad_x, grad_planes, grad_y_vectors and grad_bias; the choice of the path has none.
+
+    With `absolute`, return the sums of the absolute terms instead: the scale of an error.
+    """
+    nodes, biases = nodes_of(planes, y_vectors), biases_of(bias)
+    grad_x, grad_nodes, grad_biases = tree.backward(
+        grad_y, x, nodes, biases, activation, absolute=absolute
+    )
+    n_trees, depth, n_in = planes.shape
+    grad_planes, grad_bias = np.zeros(planes.shape), np.zeros((n_trees, depth))
+    for node, level in enumerate(_levels(planes)):
+        grad_planes[:, level] += grad_nodes[:, node, :n_in]
+        grad_bias[:, level] += grad_biases[:, node]
+    return grad_x, grad_planes, grad_nodes[:, :, n_in:], grad_bias
+
+
+def _levels(planes: Array) -> Array:
+    """Return the level of every node of a tree with as many levels as there are planes."""
+    depth = planes.shape[1]
+    return np.repeat(np.arange(depth), 2 ** np.arange(depth))
