@@ -32,11 +32,30 @@ from .commits import (
 
 #: Which files of the suite time what lies in a folder, or in a file, of the package.
 AFFECTED = {
-    "fffnb/cpu/": ("forward", "backward", "step", "update", "memory"),
+    "fffnb/cpu/": ("forward", "backward", "flat", "step", "update", "memory"),
     "fffnb/cuda/": ("gpu",),
     "fffnb/nn/": ("step",),
-    "fffnb/nodes.py": ("forward", "backward", "step", "update", "gpu", "startup", "overhead"),
-    "fffnb/ops/": ("forward", "backward", "step", "update", "memory", "gpu", "startup", "overhead"),
+    "fffnb/nodes.py": (
+        "forward",
+        "backward",
+        "flat",
+        "step",
+        "update",
+        "gpu",
+        "startup",
+        "overhead",
+    ),
+    "fffnb/ops/": (
+        "forward",
+        "backward",
+        "flat",
+        "step",
+        "update",
+        "memory",
+        "gpu",
+        "startup",
+        "overhead",
+    ),
     "fffnb/__init__.py": ("startup",),
 }
 
