@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import nn
+from ..nn.namespace import to_host
 from ..ops.transfer import require_cupy, to_device
 
 #: What `FFF` and `convert` take as `backend`.
@@ -132,6 +133,6 @@ def missing(library: str, extra: str) -> ImportError:
 
 def _copy(array: Any, backend: str) -> Any:
     """Return a copy of a parameter, which lies in NumPy's or CuPy's memory, in that of one."""
-    if isinstance(array, np.ndarray):
-        return to_device(array) if backend == "cupy" else array.copy()
-    return require_cupy().array(array) if backend == "cupy" else array.get()
+    if backend == "numpy":
+        return to_host(array)
+    return to_device(array) if isinstance(array, np.ndarray) else require_cupy().array(array)

@@ -168,8 +168,7 @@ def flat_forward(
     (n_trees, depth, _), width, lead = planes.shape, y_vectors.shape[2], x.shape[:-1]
     if bias is not None:
         bias = check_native("bias", bias, planes.dtype)
-        check_shape("bias", bias, (n_trees, depth), "n_trees and depth of planes")
-        bias = unlocked(bias)
+        bias = unlocked(check_shape("bias", bias, (n_trees, depth), "n_trees and depth of planes"))
     if out is not None:
         inputs = {"x": x, "y_vectors": y_vectors, "bias": bias}
         check_out(out, (*lead, width), "planes", planes, inputs)

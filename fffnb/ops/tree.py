@@ -136,15 +136,13 @@ def fff_forward(
     width = output_width(n_in, nodes.shape, n_out)
     code = activation_code(activation)
     if bias is not None:
-        _check_bias(bias, nodes)
+        bias = unlocked(_check_bias(bias, nodes))
     batch, n_trees = math.prod(lead), len(nodes)
     if out is not None:
         check_out(out, (*lead, width), "nodes", nodes, {"x": x, "bias": bias})
     y = output_for(out, batch, width, nodes.dtype)
     scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
     leaves = buffers.empty((batch, n_trees), np.int32)
-    if bias is not None:
-        bias = unlocked(bias)
     cpu.tree.forward(as_batch(x), unlocked(nodes), bias, code, scores, leaves, y)
     result = hand_over(y, out, lead)
     if not return_trace:
