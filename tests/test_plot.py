@@ -24,6 +24,20 @@ def run(*words):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture
+def refusal(load, monkeypatch, capsys):
+    """Give a function that returns what a command prints when it refuses its words."""
+
+    def call(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        with pytest.raises(SystemExit) as ended:
+            load(name).main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return call
+
+
 def made_up():
     """Return a crossover file in which fffnb takes the lead at batch 4 and loses it at depth 9."""
     batches = [
@@ -101,16 +115,15 @@ def test_a_picture_says_where_the_lead_changes_and_on_which_machine(load):
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_plot_refuses_another_file_and_writes_nothing(text, reason, file, tmp_path):
+def test_plot_refuses_another_file_and_writes_nothing(text, reason, file, tmp_path, refusal):
     out = tmp_path / "out"
     out.mkdir()
     other = tmp_path / "other.json"
     if text is not None:
         other.write_text(text)
-    refused = run("benchmarks.plot", str(file), str(other), "--out", str(out))
-    assert refused.returncode == 2
-    assert reason in refused.stderr and str(other) in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    refused = refusal("plot", str(file), str(other), "--out", str(out))
+    assert reason in refused and str(other) in refused
+    assert refused.count("\n") == 1
     assert not list(out.iterdir())
 
 
@@ -122,10 +135,9 @@ def test_a_caption_keeps_names_beside_versions(load):
     ]
 
 
-def test_plot_refuses_two_files_of_one_device(file, tmp_path):
-    refused = run("benchmarks.plot", str(file), str(file), "--out", str(tmp_path))
-    assert refused.returncode == 2
-    assert "is of the same device as a file before it" in refused.stderr
+def test_plot_refuses_two_files_of_one_device(file, tmp_path, refusal):
+    refused = refusal("plot", str(file), str(file), "--out", str(tmp_path))
+    assert "is of the same device as a file before it" in refused
 
 
 def test_plot_names_what_installs_matplotlib(file, tmp_path, load, monkeypatch, capsys):
@@ -165,11 +177,10 @@ def test_table_takes_the_fastest_dense_layer(load, tmp_path):
     assert sum("×**" in line for line in table.splitlines()) == 1
 
 
-def test_readme_refuses_another_file_and_stays_as_it_is(file):
+def test_readme_refuses_another_file_and_stays_as_it_is(file, refusal):
     before = (ROOT / "README.md").read_bytes()
-    refused = run("benchmarks.readme", "--cpu", str(file))
-    assert refused.returncode == 2
-    assert f"{file} must be a file of benchmarks.compare" in refused.stderr
+    refused = refusal("readme", "--cpu", str(file))
+    assert f"{file} must be a file of benchmarks.compare" in refused
     assert (ROOT / "README.md").read_bytes() == before
 
 

@@ -153,10 +153,11 @@ def test_without_any_place_for_a_cache_it_compiles_anew(tmp_path):
         "NUMBA_CACHE_DIR": "",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    code = f"""{WORK}
+    code = f"""
+import numpy as np, fffnb
 from fffnb.cpu.tree_walk import forward
 assert fffnb.__file__.startswith({str(copy)!r})
-work()
+assert fffnb.fff_forward(np.ones((3, 2), np.float32), fffnb.init_nodes(2, 2, 4)).all()
 print({{type(kernel._cache).__name__ for kernel in (forward.serial, forward.parallel)}})
 """
     assert python(code, env=env, cwd=tmp_path) == "{'NullCache'}\n"

@@ -210,7 +210,7 @@ def test_tensors_on_the_cpu_and_those_that_require_grad_are_refused():
 def test_a_real_tensor_on_the_cpu_is_refused():
     torch = pytest.importorskip("torch")
     x, nodes = np.ones((5, 3), np.float32), fffnb.init_nodes(3, 2, depth=4)
-    with pytest.raises(TypeError, match=r"nodes is a tensor on the CPU: pass x\.numpy\(\)"):
+    with pytest.raises(TypeError, match=r"nodes is a tensor on the CPU: .* pass x\.numpy\(\)"):
         fffnb.fff_forward(torch.from_numpy(x), torch.from_numpy(nodes))
     with pytest.raises(TypeError, match=r"x must be a numpy\.ndarray, got torch\.Tensor"):
         fffnb.fff_forward(torch.from_numpy(x), nodes)

@@ -145,7 +145,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 def run_example(name):
     command = [sys.executable, EXAMPLES / name]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def test_parts_that_do_not_fit_together_are_refused():
