@@ -1,11 +1,18 @@
 """Fixtures of all tests."""
 
 import importlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fffnb import buffers
+
+# Programs that tests start import the package that the tests import, with the kernels compiled
+# for it, not one that is installed elsewhere.
+PACKAGE = str(Path(buffers.__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(autouse=True)
