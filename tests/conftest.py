@@ -15,6 +15,18 @@ PACKAGE = str(Path(buffers.__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out float64 in parallel: a kernel is compiled for each, and each is tested alone."""
+    left_out = [
+        item
+        for item in items
+        if hasattr(item, "callspec")
+        and {"parallel", "float64"} <= set(map(str, item.callspec.params.values()))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def poisoned_buffers(monkeypatch):
     """Fill every buffer with what cannot pass for a result, so that an unwritten element shows."""

@@ -17,14 +17,14 @@ def measured():
         depth = importlib.import_module("benchmarks.depth")
     finally:
         sys.path.remove(str(ROOT))
-    return lambda *depths: [depth.measure_in_new_process(each, 100) for each in depths]
+    return lambda *depths, repeats: [depth.measure_in_new_process(each, repeats) for each in depths]
 
 
 def test_twice_the_depth_costs_at_most_three_times_the_time(measured, monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # threads would wait for those of other programs
     ratios = []
     for _ in range(3):  # on a busy machine a single measurement says little
-        shallow, deep = measured(8, 16)
+        shallow, deep = measured(8, 16, repeats=100)
         ratios.append(deep["rows_ms"] / shallow["rows_ms"])
         if ratios[-1] <= 3:
             return
@@ -32,7 +32,7 @@ def test_twice_the_depth_costs_at_most_three_times_the_time(measured, monkeypatc
 
 
 def test_memory_is_flat_in_the_number_of_nodes(measured):
-    shallow, deep = measured(8, 16)  # 255 and 65,535 nodes: 0.5 and 134 MB of weights
+    shallow, deep = measured(8, 16, repeats=5)  # 255 and 65,535 nodes: 0.5 and 134 MB of weights
     assert shallow["numba_allocations"] == deep["numba_allocations"]
     if deep["peak_bytes"] is None:
         pytest.skip("the peak of the resident set is only known on Linux")
