@@ -14,6 +14,9 @@ from fffnb import buffers
 PACKAGE = str(Path(buffers.__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join([PACKAGE, *filter(None, [os.environ.get("PYTHONPATH")])])
 
+# Modules of the benchmarks choose a folder for kernels where nobody has.
+os.environ.setdefault("NUMBA_CACHE_DIR", "")
+
 
 def pytest_collection_modifyitems(config, items):
     """Leave out float64 in parallel: a kernel is compiled for each, and each is tested alone."""
