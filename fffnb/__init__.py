@@ -4,9 +4,10 @@ A Fast FeedForward (FFF) layer puts its neurons in a binary tree and visits one 
 ``depth`` neurons instead of ``2**depth - 1``, in the forward and in the backward pass.
 
 `fff_forward`, `fff_backward` and `fff_backward_update` are the layer; `init_nodes`, `pack_nodes`
-and `split_nodes` make its nodes; `flat_forward`, `flat_backward` and `init_flat` are the flat form,
-where one hyperplane a level chooses the path; `fffnb.nn` is a small trainer, `fffnb.data` reads
-data sets. `FFF` is the layer for any of several libraries, which `fffnb.bridges` knows.
+and `split_nodes` make its nodes; `flat_forward`, `flat_backward`, `flat_backward_update` and
+`init_flat` are the flat form, where one hyperplane a level chooses the path; `fffnb.nn` is a small
+trainer, `fffnb.data` reads data sets. `FFF` is the layer for any of several libraries, which
+`fffnb.bridges` knows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .nodes import (
     pack_nodes,
     split_nodes,
 )
-from .ops.flat import FlatGradients, FlatTrace, flat_backward, flat_forward
+from .ops.flat import flat_backward, flat_backward_update, flat_forward
+from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.rules import RowGradient, UpdateRule
 from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device
@@ -49,6 +51,7 @@ __all__ = [
     "fff_backward_update",
     "fff_forward",
     "flat_backward",
+    "flat_backward_update",
     "flat_forward",
     "init_flat",
     "init_nodes",

@@ -20,6 +20,9 @@ from . import buffers
 #: A leaf is an int32, so a tree has at most 31 levels.
 MAX_DEPTH = 31
 
+#: What may have a y vector in the flat form: see `init_flat`.
+FLAT_ROWS = ("nodes", "patterns")
+
 
 def count_nodes(depth: int) -> int:
     """Return the number of nodes of a tree of `depth` levels.
@@ -172,6 +175,7 @@ def init_flat(
     depth: int,
     n_trees: int = 1,
     *,
+    rows: Literal["nodes", "patterns"] = "nodes",
     scheme: Literal["sphere", "uniform"] = "sphere",
     rng: int | np.random.Generator | None = 0,
     dtype: DTypeLike = np.float32,
@@ -182,18 +186,22 @@ def init_flat(
     ----------
     n_in, n_out, depth, n_trees, scheme, rng, dtype
         As those of `init_nodes`; the planes are drawn as x vectors are.
+    rows : {"nodes", "patterns"}, default "nodes"
+        What has a y vector: "nodes", each node of the tree, which samples share whose signs agree
+        down to it; "patterns", each level for each pattern of all signs, which is each leaf.
 
     Returns
     -------
     planes : ndarray, shape (n_trees, depth, n_in)
         One plane for each level of each tree.
-    y_vectors : ndarray, shape (n_trees, 2**depth - 1, n_out)
-        The output vectors of the nodes.
+    y_vectors : ndarray, shape (n_trees, n_rows, n_out)
+        The output vectors; n_rows is ``2**depth - 1`` for nodes and ``2**depth * depth`` for
+        patterns, where row ``leaf * depth + level`` is that of a level for a leaf.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As by `init_nodes`.
+        As by `init_nodes`, or if `rows` is unknown.
 
     Examples
     --------
@@ -201,10 +209,12 @@ def init_flat(
     >>> planes, y_vectors = fffnb.init_flat(784, 10, depth=4)
     >>> planes.shape, y_vectors.shape
     ((1, 4, 784), (1, 15, 10))
+    >>> fffnb.init_flat(784, 10, depth=4, rows="patterns")[1].shape
+    (1, 64, 10)
     """
     n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
     n_trees = check_size("n_trees", n_trees)
-    shape = (n_trees, count_nodes(depth), n_out)
+    shape = (n_trees, count_flat_rows(depth, rows), n_out)
     kind = check_dtype(dtype)
     _check_scheme(scheme)
     _refuse_beyond_memory("planes", (n_trees, depth, n_in), kind)
@@ -329,6 +339,14 @@ def check_size(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return int(value)
+
+
+def count_flat_rows(depth: int, rows: str) -> int:
+    """Return the number of y vectors of a tree of the flat form: see `init_flat`."""
+    n_nodes = count_nodes(depth)
+    if rows not in FLAT_ROWS:
+        raise ValueError(f"rows must be 'nodes' or 'patterns', got {rows!r}")
+    return n_nodes if rows == "nodes" else (n_nodes + 1) * depth
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -16,11 +16,13 @@ WIDTHS = (1, 3, 63, 100, 257)
 BATCHES = (0, 1, 7, 130, 300)
 
 
-def problem(n_in, n_out, depth, n_trees, batch, dtype, *, bias=True, seed=0):
+def problem(n_in, n_out, depth, n_trees, batch, dtype, *, bias=True, seed=0, rows="nodes"):
     """Return x, planes, y vectors, bias (or None) and grad_y."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, n_in)).astype(dtype)
-    planes, y_vectors = fffnb.init_flat(n_in, n_out, depth, n_trees, rng=rng, dtype=dtype)
+    planes, y_vectors = fffnb.init_flat(
+        n_in, n_out, depth, n_trees, rows=rows, rng=rng, dtype=dtype
+    )
     biases = (0.1 * rng.standard_normal((n_trees, depth))).astype(dtype)
     grad_y = rng.standard_normal((batch, n_out)).astype(dtype)
     return x, planes, y_vectors, biases if bias else None, grad_y
@@ -35,18 +37,20 @@ def cases():
     depths, trees = itertools.cycle(range(1, 10)), itertools.cycle((1, 3))
     acts, batches = itertools.cycle(ACTIVATIONS), itertools.cycle((130, 7, 300, 1, 130))
     biases = itertools.cycle((True, False, False, True, True, False, True))
+    rows = itertools.cycle(("nodes", "patterns") * 5 + ("nodes",))
     pairs = [*itertools.product(WIDTHS, WIDTHS)] * 3
     return [
-        (*pair, next(depths), next(trees), next(acts), next(batches), next(biases))
+        (*pair, next(depths), next(trees), next(acts), next(batches), next(biases), next(rows))
         for pair in pairs
     ]
 
 
 def check(case, dtype, seed):
     """Compare forward and backward of one case; return counts of samples and unclear ones."""
-    n_in, n_out, depth, n_trees, activation, batch, with_bias = case
+    n_in, n_out, depth, n_trees, activation, batch, with_bias, rows = case
+    depth = depth if rows == "nodes" else min(depth, 5)  # its dense reference is large
     x, *layer, bias, grad_y = problem(
-        n_in, n_out, depth, n_trees, batch, dtype, bias=with_bias, seed=seed
+        n_in, n_out, depth, n_trees, batch, dtype, bias=with_bias, seed=seed, rows=rows
     )
     truth = reference.forward(x, *layer, bias, activation)
     clear = ~truth.ambiguous(np.finfo(dtype).eps)
@@ -83,12 +87,23 @@ def test_each_activation_with_and_without_bias(activation, chunk, monkeypatch):
     monkeypatch.setattr(tree, "chunk_of", lambda batch, work: chunk)
     monkeypatch.setattr(tree, "STEP_BYTES", 1)
     for bias, dtype in itertools.product((True, False), BOUND):
-        check((63, 57, 6, 3, activation, 130, bias), dtype, seed=1)
+        check((63, 57, 6, 3, activation, 130, bias, "nodes"), dtype, seed=1)
+        check((63, 57, 4, 3, activation, 130, bias, "patterns"), dtype, seed=1)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_equal_finite_differences(activation):
-    x, *layer, bias, weights = problem(5, 4, 3, 2, 6, "float64", seed=2)
+def test_a_row_of_a_pattern_is_that_of_a_leaf_and_a_level():
+    vectors = np.array([[[1.0], [2.0], [4.0], [8.0], [16.0], [32.0], [64.0], [128.0]]])
+    x = np.array([[-3.0, -1.0], [-3.0, 1.0], [3.0, -1.0], [3.0, 1.0]])
+    y = fffnb.flat_forward(x, np.eye(2)[None], vectors)
+    np.testing.assert_array_equal(y[:, 0], [-3 - 2, -12 + 8, 48 - 32, 192 + 128])
+
+
+GRADIENTS = [*((activation, "nodes") for activation in ACTIVATIONS), ("gelu", "patterns")]
+
+
+@pytest.mark.parametrize(("activation", "rows"), GRADIENTS)
+def test_gradients_equal_finite_differences(activation, rows):
+    x, *layer, bias, weights = problem(5, 4, 3, 2, 6, "float64", seed=2, rows=rows)
     options = {"bias": bias, "activation": activation, "return_trace": True}
     _, trace = fffnb.flat_forward(x, *layer, **options)
     grads = fffnb.flat_backward(weights, x, *layer, trace)
@@ -117,7 +132,7 @@ def test_is_the_tree_whose_levels_share_their_x_vector(batch, dtype, form):
     x[0, 0] = np.nan
     options = {"activation": "gelu", "return_trace": True}
     y, trace = fffnb.flat_forward(x, *layer, bias=bias, **options)
-    nodes, biases = reference.nodes_of(*layer), reference.biases_of(bias)
+    nodes, biases = reference.nodes_of(*layer), reference.biases_of(bias, layer[1])
     right, path = fffnb.fff_forward(x, nodes, bias=biases, **options)
     for found, wanted in ((y, right), (trace.scores, path.scores), (trace.leaves, path.leaves)):
         assert found.tobytes() == wanted.tobytes()
@@ -130,10 +145,11 @@ def test_is_the_tree_whose_levels_share_their_x_vector(batch, dtype, form):
     np.testing.assert_allclose(grads.y_vectors.values, expected, rtol=1e3 * eps, atol=1e3 * eps)
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("bias", "rows"), [(True, "nodes"), (False, "patterns")])
 @pytest.mark.parametrize("batch", BATCHES)
-def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, form):
-    x, *layer, biases, grad_y = problem(9, 7, 6, 3, batch, "float32", bias=bias)
+def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, rows, form, monkeypatch):
+    monkeypatch.setattr(tree, "STEP_BYTES", 1)  # many chunks share rows
+    x, *layer, biases, grad_y = problem(9, 7, 6, 3, batch, "float32", bias=bias, rows=rows)
     _, trace = fffnb.flat_forward(x, *layer, bias=biases, activation="silu", return_trace=True)
     dense = fffnb.flat_backward(grad_y, x, *layer, trace)
     sparse = fffnb.flat_backward(grad_y, x, *layer, trace, sparse=True)
@@ -160,8 +176,11 @@ def everything(x, planes, y_vectors, bias, grad_y):
 
 @pytest.mark.parametrize("batch", BATCHES[1:])
 def test_serial_and_parallel_give_the_same_bits(batch, monkeypatch):
-    for n_in, n_out, depth in ((3, 100, 4), (257, 63, 9), (64, 64, 1)):
-        arguments = problem(n_in, n_out, depth, 3, batch, "float32", seed=4)
+    for n_in, n_out, depth, rows in (
+        *((3, 100, 4, "nodes"), (257, 63, 9, "nodes")),
+        *((64, 64, 1, "nodes"), (64, 64, 4, "patterns")),
+    ):
+        arguments = problem(n_in, n_out, depth, 3, batch, "float32", seed=4, rows=rows)
         found = []
         for form in ("serial", "parallel"):
             monkeypatch.setattr("fffnb.cpu.jit.forced", form)
@@ -186,8 +205,11 @@ def test_one_and_two_threads_give_the_same_bits(monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 4, 12, 128])
 def test_order_chunks_and_streams_leave_the_bits(chunk, form, monkeypatch):
-    for dtype, batch in (("float32", 7), ("float32", 130), ("float64", 131)):
-        arguments = problem(64, 128, 6, 3, batch, dtype, seed=6)
+    for dtype, batch, rows in (
+        *(("float32", 7, "nodes"), ("float32", 130, "nodes")),
+        *(("float64", 131, "nodes"), ("float32", 130, "patterns")),
+    ):
+        arguments = problem(64, 128, 6, 3, batch, dtype, seed=6, rows=rows)
         arguments[0][0, 0] = np.nan
         expected = everything(*arguments)
         with monkeypatch.context() as patch:
@@ -275,6 +297,41 @@ def test_values_that_are_not_finite_stay_in_their_sample(value):
         assert (trace.leaves[3] == 0).all()  # a NaN score goes left
     grads = fffnb.flat_backward(grad_y, x, *layer, trace)
     assert np.isfinite(grads.x[others]).all()
+
+
+@pytest.mark.parametrize("make", [lambda p: nn.SGD(p, 0.1, momentum=0.9), nn.AdamW])
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", "nodes"), ("float64", "patterns")])
+def test_fused_update_is_backward_and_steps(dtype, rows, make, form):
+    names = ("planes", "y_vectors", "bias")
+    _, *arrays, _ = problem(33, 20, 5, 2, 1, dtype, rows=rows)
+    parameters = dict(zip(names, arrays, strict=True))
+    fused = {name: array.copy() for name, array in parameters.items()}
+    plain, optimizer = make(parameters), make(fused)
+    for seed, batch in enumerate((40, 1, 0, 300)):
+        x, *_, grad_y = problem(33, 20, 5, 2, batch, dtype, seed=seed)
+        layer, (*own, bias) = list(parameters.values())[:2], fused.values()
+        options = {"activation": "silu", "return_trace": True}
+        _, trace = fffnb.flat_forward(x, *layer, bias=parameters["bias"], **options)
+        grads = fffnb.flat_backward(grad_y, x, *layer, trace, sparse=True)
+        plain.step(dict(zip(names, grads[1:], strict=True)))
+        *rules, bias_rule = (optimizer.rule(name) for name in names)
+        grad_x = fffnb.flat_backward_update(
+            grad_y, x, *own, trace, *rules, bias=bias, bias_rule=bias_rule
+        )
+        np.testing.assert_array_equal(grad_x, grads.x)  # from the parameters as they were
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        for name in names:
+            np.testing.assert_allclose(fused[name], parameters[name], rtol=0, atol=tolerance)
+            fused[name][...] = parameters[name]
+
+
+def test_without_a_bias_rule_the_bias_stays():
+    x, planes, y_vectors, bias, grad_y = problem(9, 7, 3, 2, 12, "float32")
+    _, trace = fffnb.flat_forward(x, planes, y_vectors, bias=bias, return_trace=True)
+    optimizer, before = nn.SGD({"planes": planes, "y_vectors": y_vectors}, lr=0.1), bias.copy()
+    rules = optimizer.rule("planes"), optimizer.rule("y_vectors")
+    fffnb.flat_backward_update(grad_y, x, planes, y_vectors, trace, *rules)
+    np.testing.assert_array_equal(bias, before)
 
 
 @pytest.mark.parametrize("dtype", BOUND)

@@ -4,12 +4,22 @@ import numpy as np
 import pytest
 
 import fffnb
+from fffnb import nn
 
 X = np.ones((5, 3), np.float32)
 PLANES, VECTORS = fffnb.init_flat(3, 2, depth=4)
 BIAS = np.zeros((1, 4), np.float32)
 Y, TRACE = fffnb.flat_forward(X, PLANES, VECTORS, bias=BIAS, return_trace=True)
 TREE_TRACE = fffnb.fff_forward(X, fffnb.init_nodes(3, 2, depth=4), return_trace=True)[1]
+
+
+RULE = nn.SGD({"bias": BIAS}, lr=0.1).rule("bias")
+
+
+def frozen(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
 
 
 def swapped(array):
@@ -31,7 +41,7 @@ FORWARD = [
     (
         {"planes": PLANES[:, :3].copy()},
         ValueError,
-        r"y_vectors must have shape \(1, 7, n_out\) .* for planes of shape \(1, 3, 3\), got",
+        r"y_vectors must .* \(1, 7, n_out\) or, .* \(1, 24, n_out\), .* of shape \(1, 3, 3\), got",
     ),
     ({"y_vectors": VECTORS[0]}, ValueError, r"y_vectors must have shape \(1, 15, n_out\) .* got"),
     ({"y_vectors": VECTORS[:, :, :0]}, ValueError, r"n_out >= 1 .* got \(1, 15, 0\)"),
@@ -91,6 +101,32 @@ def test_backward_refuses(change, error, words):
         fffnb.flat_backward(**{**arguments, **change})
 
 
+UPDATE = [
+    ({"bias": None}, ValueError, "bias and bias_rule must be given together"),
+    ({"planes": frozen(PLANES)}, ValueError, "planes must be writeable"),
+    ({"y_vectors": frozen(VECTORS)}, ValueError, "y_vectors must be writeable"),
+    ({"bias": frozen(BIAS)}, ValueError, "bias must be writeable"),
+    ({"bias": BIAS[:, :3]}, ValueError, r"bias must .* got \(1, 3\)"),
+    ({"planes_rule": None}, TypeError, "planes_rule must be an UpdateRule, got NoneType"),
+    ({"y_vectors_rule": RULE._replace(kind="lion")}, ValueError, "y_vectors_rule.kind must be"),
+    ({"bias_rule": RULE._replace(numbers={})}, ValueError, "bias_rule.numbers must hold lr"),
+    ({"trace": TRACE._replace(has_bias=False)}, ValueError, "bias must be None, as the forward"),
+    ({"trace": None}, TypeError, "trace must be the FlatTrace of flat_forward, got NoneType"),
+    ({"x": X[:4]}, ValueError, r"grad_y must have shape \(4, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "words"), UPDATE)
+def test_backward_update_refuses_and_updates_nothing(change, error, words):
+    layer = {"planes": PLANES.copy(), "y_vectors": VECTORS.copy(), "bias": BIAS.copy()}
+    rules = dict.fromkeys(("planes_rule", "y_vectors_rule", "bias_rule"), RULE)
+    arguments = {"grad_y": Y, "x": X, "trace": TRACE, **layer, **rules}
+    with pytest.raises(error, match=words):
+        fffnb.flat_backward_update(**{**arguments, **change})
+    for name, before in (("planes", PLANES), ("y_vectors", VECTORS), ("bias", BIAS)):
+        np.testing.assert_array_equal(layer[name], before)
+
+
 def test_a_trace_of_the_flat_form_is_none_of_the_tree():
     with pytest.raises(TypeError, match="trace must be the Trace of fff_forward, got FlatTrace"):
         fffnb.fff_backward(Y, X, fffnb.init_nodes(3, 2, depth=4), TRACE)
@@ -113,6 +149,7 @@ REFUSED = [
     ({"n_trees": 0}, ValueError, "n_trees must be at least 1, got 0"),
     ({"dtype": int}, TypeError, "dtype must be float32 or float64"),
     ({"scheme": "he"}, ValueError, "scheme must be .* got 'he'"),
+    ({"rows": "leaves"}, ValueError, "rows must be 'nodes' or 'patterns', got 'leaves'"),
     ({"depth": 31, "n_out": 2048}, MemoryError, r"y_vectors of .* would take 17,592,186,036,224"),
     ({"n_in": 10**13}, MemoryError, "planes of shape .* would take"),
 ]

@@ -1,9 +1,10 @@
 """The flat form on the CPU: planes score, the tree's kernels mix and sum.
 
 Arguments are checked, C-contiguous and flattened to one batch axis by the caller; `planes` is
-(n_trees, depth, n_in), `y_vectors` (n_trees, n_nodes, n_out), `bias` (n_trees, depth) or None,
-`activation` a code. Scores, leaves and outputs are the same bits as those of a tree whose nodes on
-a level share their x vector.
+(n_trees, depth, n_in), `y_vectors` (n_trees, n_rows, n_out), `bias` (n_trees, depth) or None,
+`activation` a code. The rows are nodes, or those of all levels for each pattern of signs. With
+nodes, scores, leaves and outputs are the same bits as those of a tree whose nodes on a level share
+their x vector.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def forward(
         np.arange(batch) if batch < SORT_FROM else tree.sort(leaves[:, 0], depth),
         chunk,
         y_vectors.reshape(-1, y.shape[1]),
+        has_patterns(y_vectors, depth),
         activation,
         scores,
         leaves,
@@ -66,25 +68,48 @@ def backward(
     leaves: Array,
     grad_x: Array,
 ) -> tree.Visits:
-    """Write grad_x (batch, n_in) and return the visits of the nodes."""
+    """Write grad_x (batch, n_in) and return the visits of the rows."""
     table = planes.reshape(-1, grad_x.shape[1])
-    return tree.backward(grad_y, y_vectors, activation, scores, leaves, grad_x, table)
+    patterns = has_patterns(y_vectors, scores.shape[2])
+    return tree.backward(
+        grad_y, y_vectors, activation, scores, leaves, grad_x, table, patterns=patterns
+    )
 
 
-def gather_y_vectors(grad_y: Array, visits: tree.Visits, out: Array, *, sparse: bool) -> None:
-    """Write the gradients of the visited y vectors to those of `out`, or, `sparse`, one by one."""
-    tree.gather(grad_y[:, :0], grad_y, visits, out, sparse=sparse)
+def has_patterns(y_vectors: Array, depth: int) -> bool:
+    """Return whether there are rows for each pattern of signs, not for each node."""
+    return int(y_vectors.shape[1]) == depth << depth
 
 
-def gather_planes(x: Array, visits: tree.Visits, planes: Array, bias: Array | None) -> None:
-    """Write the gradients of planes (n_trees, depth, n_in) and bias (n_trees, depth).
+def update(grad_y: Array, visits: tree.Visits, y_vectors: Array, rule: tuple[Any, ...]) -> None:
+    """Take one optimiser step on each visited y vector, in place."""
+    tree.update(grad_y[:, :0], grad_y, visits, y_vectors, rule)
+
+
+def update_shared(parameter: Array, gradient: Array, rule: tuple[Any, ...]) -> None:
+    """Take one optimiser step on each plane, or on the bias of each, in place."""
+    n_rows = parameter.shape[0] * parameter.shape[1]
+    table, values = parameter.reshape(n_rows, -1), gradient.reshape(n_rows, -1)
+    tree.update_rows(table, np.arange(n_rows), values, rule)
+
+
+def gather_y_vectors(
+    grad_y: Array, visits: tree.Visits, shape: tuple[int, ...], *, sparse: bool
+) -> Array:
+    """Return the gradient of y vectors of some shape, or, `sparse`, that of the visited ones."""
+    return tree.gather(grad_y[:, :0], grad_y, visits, shape, sparse=sparse)
+
+
+def gather_planes(
+    x: Array, visits: tree.Visits, shape: tuple[int, ...], *, has_bias: bool
+) -> tuple[Array, Array | None]:
+    """Return the gradients of planes of shape (n_trees, depth, n_in) and of their biases.
 
     The planes are the visited nodes of trees in which every sample goes left, without y vectors.
     """
     if len(x) == 0:
-        return
+        return np.zeros(shape, x.dtype), np.zeros(shape[:2], x.dtype) if has_bias else None
     left = np.zeros_like(visits.ends.T)
     everyone = tree.Visits(left, visits.slopes, visits.coefs, x.shape[1])
-    tree.gather(x, x[:, :0], everyone, planes.reshape(-1, x.shape[1]), sparse=True)
-    if bias is not None:
-        bias.reshape(-1)[...] = everyone.bias_gradient
+    planes = tree.gather(x, x[:, :0], everyone, shape, sparse=True).reshape(shape)
+    return planes, everyone.bias_gradient.reshape(shape[:2]) if has_bias else None

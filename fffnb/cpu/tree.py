@@ -47,14 +47,18 @@ class Visits:
         The samples of each tree, sorted by leaf, and their leaves.
     slopes, coefs : ndarray, shape (batch, n_trees, depth)
         Gradient of each score, and act(score).
+    patterns : bool
+        Whether there is a row for each leaf and level, not for each node.
     chunk, n_chunks : int
         The number of samples whose rows one thread sums, and that of such chunks.
     """
 
-    def __init__(self, leaves: Array, slopes: Array, coefs: Array, width: int) -> None:
+    def __init__(
+        self, leaves: Array, slopes: Array, coefs: Array, width: int, *, patterns: bool = False
+    ) -> None:
         self.order = sort(leaves.T, slopes.shape[2])
         self.ends = leaves[self.order, np.arange(leaves.shape[1])[:, None]]
-        self.slopes, self.coefs = slopes, coefs
+        self.slopes, self.coefs, self.patterns = slopes, coefs, patterns
         fit = STEP_BYTES // (width * slopes.itemsize)
         self.chunk = max(8, min(128, fit, len(leaves) // 32))
         self.n_chunks = -(-len(leaves) // self.chunk)
@@ -62,10 +66,11 @@ class Visits:
     @functools.cached_property
     def _listed(self) -> tuple[Array, Array]:
         batch, n_trees, depth = self.slopes.shape
-        most = n_trees * sum(min(2**level, batch) for level in range(depth))
+        levels = [depth] * depth if self.patterns else range(depth)
+        most = n_trees * sum(min(2**level, batch) for level in levels)
         rows = buffers.empty(most, np.int64)
         slots = buffers.empty((n_trees, self.n_chunks, depth), np.int64)
-        n_rows = tree_backward.list_rows.serial(self.ends, self.chunk, rows, slots)
+        n_rows = tree_backward.list_rows.serial(self.ends, self.chunk, self.patterns, rows, slots)
         return rows[:n_rows], slots
 
     @property
@@ -182,6 +187,7 @@ def sweep(
         sort(leaves[:, 0], depth),
         chunk,
         table,
+        False,
         activation,
         scores,
         leaves,
@@ -243,15 +249,17 @@ def backward(
     leaves: Array,
     grad_x: Array,
     planes: Array | None = None,
+    *,
+    patterns: bool = False,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take.
 
     With `planes` (n_trees * depth, n_in), all samples share these as the x vectors of their scores,
-    and `nodes` holds y vectors alone.
+    and `nodes` holds y vectors alone; with `patterns`, one for each leaf and level.
     """
     slopes, coefs = (buffers.empty(scores.shape, scores.dtype) for _ in range(2))
     table = nodes.reshape(-1, nodes.shape[2])
-    visits = Visits(leaves, slopes, coefs, table.shape[1])
+    visits = Visits(leaves, slopes, coefs, table.shape[1], patterns=patterns)
     if len(scores) > 0:
         work = work_of(scores, grad_x, grad_y)
         chunk, streamed, found, gradients, rows, room = scratch(work, scores, grad_x)
@@ -263,6 +271,7 @@ def backward(
             table,
             table if planes is None else planes,
             planes is not None,
+            patterns,
             activation,
             scores,
             leaves,
@@ -278,11 +287,16 @@ def backward(
     return visits
 
 
-def gather(x: Array, grad_y: Array, visits: Visits, out: Array, *, sparse: bool) -> None:
-    """Write the gradients of the visited rows to those of `out`, or, `sparse`, one by one."""
-    none = np.empty((0, 0), out.dtype)
+def gather(
+    x: Array, grad_y: Array, visits: Visits, shape: tuple[int, ...], *, sparse: bool
+) -> Array:
+    """Return the gradient of a parameter of some shape, or, `sparse`, that of its visited rows."""
+    width, dtype = shape[-1], visits.slopes.dtype
+    out = buffers.empty((len(visits.rows), width), dtype) if sparse else np.zeros(shape, dtype)
+    none = np.empty((0, 0), dtype)
     rule = (row_update.STORE, np.empty(0), none, none, np.empty(0, np.int64))
-    _step(x, grad_y, visits, out, rule, sparse=sparse)
+    _step(x, grad_y, visits, out.reshape(-1, width), rule, sparse=sparse)
+    return out
 
 
 def update(x: Array, grad_y: Array, visits: Visits, nodes: Array, rule: tuple[Any, ...]) -> None:
@@ -312,6 +326,7 @@ def _step(
         visits.order,
         visits.ends,
         chunk,
+        visits.patterns,
         visits.slopes,
         visits.coefs,
         slots,
@@ -322,7 +337,9 @@ def _step(
         table,
         rule,
     )
-    tree_backward.step_parts(2 * parts.size, visits.ends, chunk, depth, slots, parts, table, rule)
+    tree_backward.step_parts(
+        2 * parts.size, visits.ends, chunk, depth, visits.patterns, slots, parts, table, rule
+    )
 
 
 def update_rows(table: Array, rows: Array, gradients: Array, rule: tuple[Any, ...]) -> None:

@@ -16,7 +16,17 @@ from numba import prange
 from .. import activations
 from .jit import Kernel, helper
 from .simd import fence
-from .tree_mix import activate, follow, mix, mix_paths, mix_tile, same, take_all
+from .tree_mix import (
+    activate,
+    follow,
+    mix,
+    mix_paths,
+    mix_tile,
+    place,
+    row_of,
+    same,
+    take_all,
+)
 from .tree_walk import dot, dots, take_four, tile
 from .update import copy_row, update_row
 
@@ -31,6 +41,7 @@ def backward_samples(
     table,
     x_table,
     shared,
+    patterns,
     activation,
     scores,
     leaves,
@@ -46,7 +57,8 @@ def backward_samples(
     """Write slopes (the gradient of each score), coefs and grad_x of every sample.
 
     The rows of `table` end in the y vectors, those of `x_table`, mostly the same, begin with the x
-    vectors: a sample was scored by those on its path, or, if `shared`, by all of them.
+    vectors: a sample was scored by those on its path, or, if `shared`, by all of them. `patterns`
+    as in `row_of`.
 
     `order` (batch,) brings samples together that share rows; `rows` and `gradients` have four paths
     for each chunk; `room` and `streamed` as in `mix_paths`.
@@ -58,7 +70,7 @@ def backward_samples(
         for i in range(c * chunk, end, 4):
             samples, n = take_four(order, i, end), min(4, end - i)
             for k in range(n):
-                follow(samples[k], scores, leaves, rows, q + k)
+                follow(samples[k], scores, leaves, patterns, rows, q + k)
             dot_paths(samples, n, grad_y, table, start, rows, q, gradients, found, c)
             for k in range(n):
                 s = samples[k]
@@ -110,7 +122,7 @@ def dot_paths(samples, n, x, table, start, rows, q, out, found, c):
 
 
 @Kernel
-def list_rows(ends, chunk, rows, slots):
+def list_rows(ends, chunk, patterns, rows, slots):
     """List the visited rows in ascending order and return their number.
 
     Write to slots[t, c, level] which of them the first sample of chunk c visits.
@@ -118,16 +130,19 @@ def list_rows(ends, chunk, rows, slots):
     n_trees, _, depth = slots.shape
     n_rows = 0
     for t in range(n_trees):
+        first = n_rows
         for level in range(depth):
             last = -1
+            slot = first + level - depth if patterns else n_rows - 1
             for i in range(ends.shape[1]):
-                node = ends[t, i] >> (depth - level)
-                if node != last:
-                    rows[n_rows] = t * ((1 << depth) - 1) + (1 << level) - 1 + node
+                at = place(ends[t, i], level, depth, patterns)
+                if at != last:
+                    slot += depth if patterns else 1
+                    rows[slot] = row_of(t, level, at, depth, patterns)
                     n_rows += 1
-                    last = node
+                    last = at
                 if i % chunk == 0:
-                    slots[t, i // chunk, level] = n_rows - 1
+                    slots[t, i // chunk, level] = slot
     return n_rows
 
 
@@ -155,6 +170,7 @@ def step_chunks(
     order,
     ends,
     chunk,
+    patterns,
     slopes,
     coefs,
     slots,
@@ -187,15 +203,18 @@ def step_chunks(
         level = 0
         while level < depth:
             n_levels, q = 1, item * depth + level
-            if level + 3 < depth and (first ^ last) >> (depth - level - 3) == 0:
+            deep = level + 3
+            if deep < depth and (
+                place(first, deep, depth, patterns) == place(last, deep, depth, patterns)
+            ):
                 n_levels = 4  # the chunk has one row on each of these levels
                 sum_four(x, x_weights, q, rows, item, end - begin, 0, sums)
                 sum_four(grad_y, y_weights, q, rows, item, end - begin, x.shape[1], sums)
             i, run = begin, 0
             while i < end:
-                node = ends[t, i] >> (depth - level)
+                at = place(ends[t, i], level, depth, patterns)
                 j = i + 1
-                while j < end and ends[t, j] >> (depth - level) == node:
+                while j < end and place(ends[t, j], level, depth, patterns) == at:
                     j += 1
                 if n_levels == 1:
                     m, n = i - begin, j - begin
@@ -203,19 +222,19 @@ def step_chunks(
                     sum_run(grad_y, y_weights, q, rows, item, m, n, x.shape[1], sums)
                 for k in range(n_levels):
                     before, after = i == begin and begin > 0, j == end and end < batch
-                    shift = depth - level - k
-                    node = ends[t, i] >> shift
-                    before = before and ends[t, begin - 1] >> shift == node
-                    after = after and ends[t, end] >> shift == node
-                    part = 2 * (item * depth + level + k)
+                    deep = level + k
+                    at = place(ends[t, i], deep, depth, patterns)
+                    before = before and place(ends[t, begin - 1], deep, depth, patterns) == at
+                    after = after and place(ends[t, end], deep, depth, patterns) == at
+                    part = 2 * (item * depth + deep)
                     if before:
                         copy_row(sums, 4 * item + k, parts, part)
                     elif after:
                         copy_row(sums, 4 * item + k, parts, part + 1)
                     else:
-                        row = t * ((1 << depth) - 1) + (1 << (level + k)) - 1 + node
+                        row = row_of(t, deep, at, depth, patterns)
                         if slots.size > 0:
-                            row = slots[t, c, level + k] + run
+                            row = slots[t, c, deep] + run * (depth if patterns else 1)
                         update_row(table, row, sums, 4 * item + k, rule)
                 i, run = j, run + 1
             level += n_levels
@@ -244,25 +263,24 @@ def sum_run(x, weights, q, samples, item, i, j, start, sums):
 
 
 @Kernel
-def step_parts(ends, chunk, depth, slots, parts, table, rule):
+def step_parts(ends, chunk, depth, patterns, slots, parts, table, rule):
     """Step the rows that several chunks visit by the sum of what `step_chunks` put by."""
     n_trees, batch = ends.shape
     n_chunks = len(parts) // (2 * n_trees * depth)
     for item in prange(n_trees * n_chunks * depth):
         t, c, level = item // (n_chunks * depth), item // depth % n_chunks, item % depth
-        shift = depth - level
         stop = (c + 1) * chunk
         if stop >= batch:
             continue
-        node = ends[t, stop - 1] >> shift
-        begun = c * chunk > 0 and ends[t, c * chunk - 1] >> shift == node
-        if begun or ends[t, stop] >> shift != node:
+        at = place(ends[t, stop - 1], level, depth, patterns)
+        begun = c * chunk > 0 and place(ends[t, c * chunk - 1], level, depth, patterns) == at
+        if begun or place(ends[t, stop], level, depth, patterns) != at:
             continue
         total = 2 * item + 1
-        row = t * ((1 << depth) - 1) + (1 << level) - 1 + node
+        row = row_of(t, level, at, depth, patterns)
         if slots.size > 0:
             row = slots[t, c + 1, level]
-        while stop < batch and ends[t, stop] >> shift == node:
+        while stop < batch and place(ends[t, stop], level, depth, patterns) == at:
             c += 1
             part = 2 * ((t * n_chunks + c) * depth + level)
             for k in range(parts.shape[1]):

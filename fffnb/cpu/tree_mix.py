@@ -27,13 +27,33 @@ activate = helper(activations.activate)
 
 
 @helper
-def follow(s, scores, leaves, rows, q):
+def place(leaf, level, depth, patterns):
+    """Return which of the rows of a level the path to a leaf visits.
+
+    That is the node, or the leaf itself if there is a row for each of the `patterns` of signs.
+    """
+    return leaf if patterns else leaf >> (depth - level)
+
+
+@helper
+def row_of(t, level, at, depth, patterns):
+    """Return the row of a forest that is number `at` on a level of tree t.
+
+    A tree has its nodes level by level; of `patterns`, the rows of all levels lie together.
+    """
+    if patterns:
+        return ((t << depth) + at) * depth + level
+    return t * ((1 << depth) - 1) + (1 << level) - 1 + at
+
+
+@helper
+def follow(s, scores, leaves, patterns, rows, q):
     """Write the rows on the path of sample s to path q."""
     _, n_trees, depth = scores.shape
     for t in range(n_trees):
-        root, leaf = t * ((1 << depth) - 1), leaves[s, t]
         for level in range(depth):
-            rows[q, t * depth + level] = root + (1 << level) - 1 + (leaf >> (depth - level))
+            at = place(leaves[s, t], level, depth, patterns)
+            rows[q, t * depth + level] = row_of(t, level, at, depth, patterns)
 
 
 @helper
@@ -55,11 +75,24 @@ def score_path(s, scores, activation, coefs, q):
 
 @helper
 def mix_samples(
-    samples, n, table, activation, scores, leaves, coefs, rows, q, start, room, streamed, out
+    samples,
+    n,
+    table,
+    patterns,
+    activation,
+    scores,
+    leaves,
+    coefs,
+    rows,
+    q,
+    start,
+    room,
+    streamed,
+    out,
 ):
     """Write the rows of `out` of the first n of four samples; their paths are noted from q on."""
     for k in range(n):
-        follow(samples[k], scores, leaves, rows, q + k)
+        follow(samples[k], scores, leaves, patterns, rows, q + k)
         score_path(samples[k], scores, activation, coefs, q + k)
     mix_paths(samples, n, coefs, rows, q, table, start, room, streamed, out)
 

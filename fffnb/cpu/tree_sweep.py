@@ -29,9 +29,12 @@ def descend_in_order(x, table, bias, t, first, stop, order, chunk, found, scores
 
 @Kernel
 def mix_in_order(
-    order, chunk, table, activation, scores, leaves, coefs, rows, n_in, room, streamed, y
+    order, chunk, table, patterns, activation, scores, leaves, coefs, rows, n_in, room, streamed, y
 ):
-    """Write y of every sample; `room` and `streamed` as in `mix_paths`."""
+    """Write y of every sample.
+
+    `patterns` as in `row_of`, `room` and `streamed` as in `mix_paths`.
+    """
     for c in prange(len(rows) // 4):
         end = min(len(order), (c + 1) * chunk)
         for i in range(c * chunk, end, 4):
@@ -39,6 +42,7 @@ def mix_in_order(
                 take_four(order, i, end),
                 min(4, end - i),
                 table,
+                patterns,
                 activation,
                 scores,
                 leaves,

@@ -200,6 +200,7 @@ def forward(
                 samples,
                 n,
                 table,
+                False,
                 activation,
                 scores,
                 leaves,

@@ -103,6 +103,11 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...], why: str) -> Ar
     return array
 
 
+def check_bias(bias: Array, shape: tuple[int, ...], like: Array, why: str) -> Array:
+    """Return a bias that fits a parameter."""
+    return check_shape("bias", check_native("bias", bias, like.dtype), shape, why)
+
+
 def check_rows(name: str, array: object, dtype: np.dtype[Any], of: str = "nodes") -> Array:
     """Return an input (..., n) that has the dtype of a parameter, up to byte order."""
     array = check_array(name, array)

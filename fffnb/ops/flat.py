@@ -6,75 +6,30 @@ Source: the form FFF_v2 of the original FFF project.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, overload
-
-import numpy as np
+from typing import Literal, overload
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from ..nodes import MAX_DEPTH
+from ..nodes import FLAT_ROWS, MAX_DEPTH, count_flat_rows
 from .arrays import (
     Array,
     as_batch,
     check_array,
+    check_bias,
     check_native,
     check_out,
     check_rows,
     check_shape,
+    check_writeable,
     hand_over,
     output_for,
     unlocked,
 )
 from .device import kind_of
-from .rules import RowGradient
-from .trace import activation_code, check_paths
-
-
-class FlatTrace(NamedTuple):
-    """What a forward pass saw, from which the backward pass follows.
-
-    Attributes
-    ----------
-    scores : ndarray, shape (..., n_trees, depth)
-        The score λ of every plane, before the activation.
-    leaves : ndarray of int32, shape (..., n_trees)
-        The signs of the scores as a number, that of the first level the highest bit: the leaf that
-        the path of each tree ends in.
-    activation : str
-        Name of the activation.
-    has_bias : bool
-        Whether the scores hold a bias.
-    planes_shape, y_vectors_shape : tuple of int
-        Shapes of the parameters.
-    """
-
-    scores: Array
-    leaves: Array
-    activation: str
-    has_bias: bool
-    planes_shape: tuple[int, ...]
-    y_vectors_shape: tuple[int, ...]
-
-
-class FlatGradients(NamedTuple):
-    """Gradients of a loss with respect to the arguments of `flat_forward`.
-
-    Attributes
-    ----------
-    x : ndarray, shape (..., n_in)
-        Of the input.
-    planes : ndarray, shape (n_trees, depth, n_in)
-        Of the planes.
-    y_vectors : ndarray, shape (n_trees, n_nodes, n_out), or RowGradient
-        Of the output vectors.
-    bias : ndarray, shape (n_trees, depth), or None
-        Of the biases; None without bias.
-    """
-
-    x: Array
-    planes: Array
-    y_vectors: Array | RowGradient
-    bias: Array | None
+from .flat_trace import FlatGradients, FlatTrace, check_trace
+from .rules import RowGradient, UpdateRule
+from .trace import activation_code, as_paths, new_paths, with_lead
+from .update import check_bias_rule, kernel_rule
 
 
 @overload
@@ -116,8 +71,9 @@ def flat_forward(
     """Send samples down trees whose nodes on a level share one plane; sum what the nodes say.
 
     The score of a sample on level l is λ = dot(x, planes[l]) + bias[l], whatever its path; it goes
-    right when λ > 0, else left. The output is the sum of act(λ) · y over the nodes on the path and
-    over the trees.
+    right when λ > 0, else left. The output is the sum of act(λ) · y over the levels and the trees,
+    where y is the y vector of the node on the path, or that of the level for the leaf reached: the
+    shape of `y_vectors` tells which.
 
     Parameters
     ----------
@@ -126,8 +82,9 @@ def flat_forward(
         are copied when they must be.
     planes : ndarray, dtype of x, shape (n_trees, depth, n_in)
         One vector for each level of each tree, C-contiguous.
-    y_vectors : ndarray, dtype of x, shape (n_trees, 2**depth - 1, n_out)
-        The output vectors of the nodes, C-contiguous: see `init_flat`.
+    y_vectors : ndarray, dtype of x, shape (n_trees, n_rows, n_out)
+        The output vectors, C-contiguous: ``2**depth - 1`` of nodes, or ``2**depth * depth`` of all
+        patterns of signs, row ``leaf * depth + level``: see `init_flat`.
     bias : ndarray, dtype of x, shape (n_trees, depth), optional
         Added to the scores.
     activation : {"identity", "relu", "gelu", "relu2", "silu", "tanh"}
@@ -151,8 +108,9 @@ def flat_forward(
 
     Notes
     -----
-    A score that is NaN goes left. The result is the same bits on any number of threads, and those
-    of `fff_forward` with nodes whose x vectors are the planes of their levels.
+    A score that is NaN goes left. The result is the same bits on any number of threads; with y
+    vectors of nodes they are those of `fff_forward` with nodes whose x vectors are the planes of
+    their levels.
 
     Examples
     --------
@@ -167,23 +125,20 @@ def flat_forward(
     code = activation_code(activation)
     (n_trees, depth, _), width, lead = planes.shape, y_vectors.shape[2], x.shape[:-1]
     if bias is not None:
-        bias = check_native("bias", bias, planes.dtype)
-        bias = unlocked(check_shape("bias", bias, (n_trees, depth), "n_trees and depth of planes"))
+        bias = unlocked(_check_bias(bias, planes))
     if out is not None:
         inputs = {"x": x, "y_vectors": y_vectors, "bias": bias}
         check_out(out, (*lead, width), "planes", planes, inputs)
     batch = math.prod(lead)
     y = output_for(out, batch, width, planes.dtype)
-    scores = buffers.empty((batch, n_trees, depth), planes.dtype)
-    leaves = buffers.empty((batch, n_trees), np.int32)
+    scores, leaves = new_paths(batch, n_trees, depth, planes.dtype)
     tables = unlocked(planes), unlocked(y_vectors)
     cpu.flat.forward(as_batch(x), *tables, bias, code, scores, leaves, y)
     result = hand_over(y, out, lead)
     if not return_trace:
         return result
-    scores, leaves = scores.reshape(*lead, n_trees, depth), leaves.reshape(*lead, n_trees)
-    shapes = planes.shape, y_vectors.shape
-    return result, FlatTrace(scores, leaves, activation, bias is not None, *shapes)
+    paths, shapes = with_lead(scores, leaves, lead), (planes.shape, y_vectors.shape)
+    return result, FlatTrace(*paths, activation, bias is not None, *shapes)
 
 
 def flat_backward(
@@ -237,37 +192,116 @@ def flat_backward(
     >>> grads.y_vectors.values.shape
     (4, 2)
     """
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, planes, y_vectors, trace)
+    grad_planes, grad_bias = cpu.flat.gather_planes(
+        samples, visits, planes.shape, has_bias=trace.has_bias
+    )
+    values = cpu.flat.gather_y_vectors(grad_samples, visits, y_vectors.shape, sparse=sparse)
+    grad_vectors = RowGradient(visits.rows, values, None, len(values)) if sparse else values
+    return FlatGradients(grad_x, grad_planes, grad_vectors, grad_bias)
+
+
+def flat_backward_update(
+    grad_y: Array,
+    x: Array,
+    planes: Array,
+    y_vectors: Array,
+    trace: FlatTrace,
+    planes_rule: UpdateRule,
+    y_vectors_rule: UpdateRule,
+    *,
+    bias: Array | None = None,
+    bias_rule: UpdateRule | None = None,
+) -> Array:
+    """Take an optimiser step on planes and visited y vectors, in place; return the gradient of x.
+
+    The same as `flat_backward` with ``sparse=True`` followed by the steps, without storing the
+    gradient of the y vectors. All planes and biases are stepped, as all samples meet them.
+
+    Parameters
+    ----------
+    grad_y : ndarray, dtype of x, shape (..., n_out)
+        Gradient of the loss with respect to the output.
+    x, planes, y_vectors : ndarray
+        The arguments of the forward pass; `planes` and `y_vectors` are updated in place.
+    trace : FlatTrace
+        What the forward pass returned.
+    planes_rule, y_vectors_rule : UpdateRule
+        The steps, as ``optimizer.rule(name)`` gives them; their states are updated in place.
+    bias : ndarray, shape (n_trees, depth), optional
+        The bias of the forward pass, updated in place by `bias_rule`; without it the bias stays.
+    bias_rule : UpdateRule, optional
+        The step for the bias; given with `bias` or not at all.
+
+    Returns
+    -------
+    ndarray, dtype of x, shape (..., n_in)
+        Gradient with respect to x, from the parameters as they were.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the forward pass; nothing has been updated then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fffnb
+    >>> x, (planes, y_vectors) = np.ones((5, 3), np.float32), fffnb.init_flat(3, 2, depth=4)
+    >>> y, trace = fffnb.flat_forward(x, planes, y_vectors, return_trace=True)
+    >>> numbers = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0}
+    >>> rule = fffnb.UpdateRule("sgd", numbers, {})
+    >>> fffnb.flat_backward_update(y, x, planes, y_vectors, trace, rule, rule).shape
+    (5, 3)
+    """
+    check_bias_rule(bias, bias_rule)
+    planes, y_vectors = _check_parameters(planes, y_vectors)
+    check_writeable("planes", planes)
+    check_writeable("y_vectors", y_vectors)
+    planes_step = kernel_rule(planes_rule, planes, planes.shape[2], "planes_rule")
+    y_vectors_step = kernel_rule(y_vectors_rule, y_vectors, y_vectors.shape[2], "y_vectors_rule")
+    if bias is not None and bias_rule is not None:
+        if not isinstance(trace, FlatTrace) or not trace.has_bias:
+            raise ValueError("bias must be None, as the forward pass of this trace had no bias")
+        check_writeable("bias", _check_bias(bias, planes))
+        bias_step = kernel_rule(bias_rule, bias, 1, "bias_rule")
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, planes, y_vectors, trace)
+    grad_planes, grad_bias = cpu.flat.gather_planes(
+        samples, visits, planes.shape, has_bias=bias is not None
+    )
+    cpu.flat.update(grad_samples, visits, y_vectors, y_vectors_step)
+    cpu.flat.update_shared(planes, grad_planes, planes_step)
+    if bias is not None and grad_bias is not None:
+        cpu.flat.update_shared(bias, grad_bias, bias_step)
+    return grad_x
+
+
+def _backward(
+    grad_y: Array, x: Array, planes: Array, y_vectors: Array, trace: FlatTrace
+) -> tuple[Array, Array, Array, cpu.tree.Visits]:
+    """Check the arguments of a backward pass; return grad_x, x and grad_y as batches, visits."""
     planes, y_vectors = _check_parameters(planes, y_vectors)
     x = _check_samples(x, planes)
-    (n_trees, depth, n_in), width, lead = planes.shape, y_vectors.shape[2], x.shape[:-1]
+    lead, width = x.shape[:-1], y_vectors.shape[2]
     grad_y = check_rows("grad_y", grad_y, planes.dtype, "planes")
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and y_vectors")
-    _check_trace(trace, lead, planes, y_vectors)
+    check_trace(trace, lead, planes, y_vectors)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
-    batch = len(samples)
-    grad_x = buffers.empty((batch, n_in), planes.dtype)
+    grad_x = buffers.empty(samples.shape, planes.dtype)
     visits = cpu.flat.backward(
         grad_samples,
         unlocked(planes),
         unlocked(y_vectors),
         ACTIVATIONS.index(trace.activation),
-        unlocked(trace.scores).reshape(batch, n_trees, depth),
-        unlocked(trace.leaves).reshape(batch, n_trees),
+        *as_paths(trace.scores, trace.leaves, len(samples)),
         grad_x,
     )
-    grad_planes = np.zeros(planes.shape, planes.dtype)
-    grad_bias = np.zeros((n_trees, depth), planes.dtype) if trace.has_bias else None
-    cpu.flat.gather_planes(samples, visits, grad_planes, grad_bias)
-    grad_vectors: Array | RowGradient
-    if sparse:
-        values = buffers.empty((len(visits.rows), width), planes.dtype)
-        cpu.flat.gather_y_vectors(grad_samples, visits, values, sparse=True)
-        grad_vectors = RowGradient(visits.rows, values, None, len(values))
-    else:
-        grad_vectors = np.zeros(y_vectors.shape, planes.dtype)
-        table = grad_vectors.reshape(-1, width)
-        cpu.flat.gather_y_vectors(grad_samples, visits, table, sparse=False)
-    return FlatGradients(grad_x.reshape(x.shape), grad_planes, grad_vectors, grad_bias)
+    return grad_x.reshape(x.shape), samples, grad_samples, visits
+
+
+def _check_bias(bias: Array, planes: Array) -> Array:
+    """Return a bias that fits planes."""
+    return check_bias(bias, planes.shape[:2], planes, "n_trees and depth of planes")
 
 
 def _check_parameters(planes: object, y_vectors: object) -> tuple[Array, Array]:
@@ -286,11 +320,12 @@ def _check_parameters(planes: object, y_vectors: object) -> tuple[Array, Array]:
             f"got {shape}"
         )
     planes = check_native("planes", planes)
-    n_trees, n_nodes = shape[0], 2 ** shape[1] - 1
+    n_trees, counts = shape[0], [count_flat_rows(shape[1], rows) for rows in FLAT_ROWS]
     shape = check_array("y_vectors", y_vectors).shape
-    if len(shape) != 3 or shape[:2] != (n_trees, n_nodes) or shape[2] == 0:
+    if len(shape) != 3 or shape[0] != n_trees or shape[1] not in counts or shape[2] == 0:
         raise ValueError(
-            f"y_vectors must have shape ({n_trees}, {n_nodes}, n_out) with n_out >= 1 "
+            f"y_vectors must have shape ({n_trees}, {counts[0]}, n_out) or, with rows for all "
+            f"patterns, ({n_trees}, {counts[1]}, n_out), with n_out >= 1 "
             f"for planes of shape {planes.shape}, got {shape}"
         )
     return planes, check_native("y_vectors", y_vectors, planes.dtype)
@@ -302,18 +337,3 @@ def _check_samples(x: object, planes: Array) -> Array:
     if x.shape[-1] != planes.shape[2]:
         raise ValueError(f"x must have {planes.shape[2]} columns like planes, got {x.shape[-1]}")
     return x
-
-
-def _check_trace(trace: FlatTrace, lead: tuple[int, ...], planes: Array, y_vectors: Array) -> None:
-    """Refuse a trace that another forward pass made."""
-    if not isinstance(trace, FlatTrace):
-        raise TypeError(f"trace must be the FlatTrace of flat_forward, got {type(trace).__name__}")
-    came, wanted = trace[4:], (planes.shape, y_vectors.shape)
-    if came != wanted:
-        raise ValueError(
-            f"trace must come from planes and y_vectors of shapes {wanted[0]} and {wanted[1]}, "
-            f"got one of {came[0]} and {came[1]}"
-        )
-    activation_code(trace.activation)
-    n_trees, depth, _ = planes.shape
-    check_paths(trace.scores, trace.leaves, (*lead, n_trees), depth, planes.dtype)

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import buffers
 from ..activations import ACTIVATIONS
-from .arrays import Array, check_native, check_shape
+from .arrays import Array, check_native, check_shape, unlocked
 from .rules import RowGradient
 
 
@@ -79,6 +80,25 @@ def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, de
     """Refuse a trace that another forward pass made."""
     check_origin(trace, nodes.shape, n_in)
     check_paths(trace.scores, trace.leaves, (*lead, len(nodes)), depth, nodes.dtype)
+
+
+def new_paths(batch: int, n_trees: int, depth: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return room for the scores and the leaves that a forward pass finds."""
+    scores = buffers.empty((batch, n_trees, depth), dtype)
+    return scores, buffers.empty((batch, n_trees), np.int32)
+
+
+def with_lead(scores: Array, leaves: Array, lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return scores and leaves with the leading axes of the samples."""
+    return scores.reshape(*lead, *scores.shape[1:]), leaves.reshape(*lead, leaves.shape[1])
+
+
+def as_paths(scores: Array, leaves: Array, batch: int) -> tuple[Array, Array]:
+    """Return the scores and the leaves of a trace as kernels take them, with one batch axis."""
+    return (
+        unlocked(scores).reshape(batch, *scores.shape[-2:]),
+        unlocked(leaves).reshape(batch, leaves.shape[-1]),
+    )
 
 
 def check_paths(

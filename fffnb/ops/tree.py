@@ -17,7 +17,7 @@ from . import tree_cuda
 from .arrays import (
     Array,
     as_batch,
-    check_native,
+    check_bias,
     check_nodes,
     check_out,
     check_rows,
@@ -30,8 +30,16 @@ from .arrays import (
 )
 from .device import kind_of
 from .rules import RowGradient, UpdateRule
-from .trace import Gradients, Trace, activation_code, check_trace
-from .update import kernel_rule
+from .trace import (
+    Gradients,
+    Trace,
+    activation_code,
+    as_paths,
+    check_trace,
+    new_paths,
+    with_lead,
+)
+from .update import check_bias_rule, kernel_rule
 
 
 @overload
@@ -137,19 +145,17 @@ def fff_forward(
     code = activation_code(activation)
     if bias is not None:
         bias = unlocked(_check_bias(bias, nodes))
-    batch, n_trees = math.prod(lead), len(nodes)
+    batch = math.prod(lead)
     if out is not None:
         check_out(out, (*lead, width), "nodes", nodes, {"x": x, "bias": bias})
     y = output_for(out, batch, width, nodes.dtype)
-    scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
-    leaves = buffers.empty((batch, n_trees), np.int32)
+    scores, leaves = new_paths(batch, len(nodes), depth, nodes.dtype)
     cpu.tree.forward(as_batch(x), unlocked(nodes), bias, code, scores, leaves, y)
     result = hand_over(y, out, lead)
     if not return_trace:
         return result
-    scores = scores.reshape(*lead, n_trees, depth)
-    leaves = leaves.reshape(*lead, n_trees)
-    return result, Trace(scores, leaves, activation, bias is not None, nodes.shape, n_in)
+    paths = with_lead(scores, leaves, lead)
+    return result, Trace(*paths, activation, bias is not None, nodes.shape, n_in)
 
 
 def fff_backward(
@@ -204,21 +210,16 @@ def fff_backward(
     if kind is not None:
         return tree_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
-    rows, width = visits.rows, nodes.shape[2]
-    grad_bias: Array | RowGradient | None = None
+    rows, grad_bias = visits.rows, visits.bias_gradient if trace.has_bias else None
+    values = cpu.tree.gather(samples, grad_samples, visits, nodes.shape, sparse=sparse)
     if sparse:
-        values = buffers.empty((len(rows), width), nodes.dtype)
-        cpu.tree.gather(samples, grad_samples, visits, values, sparse=True)
-        row_bias = visits.bias_gradient if trace.has_bias else None
-        if row_bias is not None:
-            grad_bias = RowGradient(rows, row_bias, None, len(rows))
-        return Gradients(grad_x, RowGradient(rows, values, row_bias, len(rows)), grad_bias)
-    grad_nodes = np.zeros(nodes.shape, nodes.dtype)
-    cpu.tree.gather(samples, grad_samples, visits, grad_nodes.reshape(-1, width), sparse=False)
-    if trace.has_bias:
-        grad_bias = np.zeros(nodes.shape[:2], nodes.dtype)
-        grad_bias.reshape(-1)[rows] = visits.bias_gradient
-    return Gradients(grad_x, grad_nodes, grad_bias)
+        row_bias = None if grad_bias is None else RowGradient(rows, grad_bias, None, len(rows))
+        return Gradients(grad_x, RowGradient(rows, values, grad_bias, len(rows)), row_bias)
+    if grad_bias is not None:
+        whole = np.zeros(nodes.shape[:2], nodes.dtype)
+        whole.reshape(-1)[rows] = grad_bias
+        grad_bias = whole
+    return Gradients(grad_x, values, grad_bias)
 
 
 def fff_backward_update(
@@ -272,8 +273,7 @@ def fff_backward_update(
     >>> fffnb.fff_backward_update(y, x, nodes, trace, rule).shape
     (5, 3)
     """
-    if (bias is None) != (bias_rule is None):
-        raise ValueError("bias and bias_rule must be given together, got only one of them")
+    check_bias_rule(bias, bias_rule)
     kind = kind_of(nodes)
     if kind is not None:
         return tree_cuda.backward_update(  # type: ignore[no-any-return]
@@ -307,14 +307,12 @@ def _backward(
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
     check_trace(trace, lead, n_in, nodes, depth)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
-    batch, n_trees = len(samples), len(nodes)
-    grad_x = buffers.empty((batch, n_in), nodes.dtype)
+    grad_x = buffers.empty((len(samples), n_in), nodes.dtype)
     visits = cpu.tree.backward(
         grad_samples,
         unlocked(nodes),
         ACTIVATIONS.index(trace.activation),
-        unlocked(trace.scores).reshape(batch, n_trees, depth),
-        unlocked(trace.leaves).reshape(batch, n_trees),
+        *as_paths(trace.scores, trace.leaves, len(samples)),
         grad_x,
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits
@@ -322,5 +320,4 @@ def _backward(
 
 def _check_bias(bias: Array, nodes: Array) -> Array:
     """Return a bias that fits nodes."""
-    bias = check_native("bias", bias, nodes.dtype)
-    return check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes")
+    return check_bias(bias, nodes.shape[:2], nodes, "n_trees and n_nodes of nodes")

@@ -77,6 +77,12 @@ def update_rows(parameter: Array, gradient: RowGradient, rule: UpdateRule) -> No
     cpu.tree.update_rows(table, unlocked(rows), unlocked(values).reshape(-1, width), step)
 
 
+def check_bias_rule(bias: Array | None, rule: UpdateRule | None) -> None:
+    """Refuse one of a bias and its rule without the other."""
+    if (bias is None) != (rule is None):
+        raise ValueError("bias and bias_rule must be given together, got only one of them")
+
+
 def kernel_rule(rule: UpdateRule, parameter: Array, width: int, name: str) -> tuple[Any, ...]:
     """Return a rule as the tuple that kernels take, checked against a parameter's rows."""
     numbers = np.array(check_rule(rule, name))

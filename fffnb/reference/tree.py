@@ -61,24 +61,50 @@ class Forward(NamedTuple):
         return np.asarray((unclear & self.mask).any(axis=(0, 2)))
 
 
+def follow_tree(scores: Array) -> tuple[Array, Array]:
+    """Return the 0/1 mask of visited nodes and the leaves, level by level."""
+    n_trees, batch, n_nodes = scores.shape
+    mask = np.zeros(scores.shape, bool)
+    node = np.zeros((n_trees, batch), np.int64)
+    tree, sample = np.indices((n_trees, batch))
+    for _ in range(n_nodes.bit_length()):
+        mask[tree, sample, node] = True
+        right = scores[tree, sample, node] > 0
+        node = 2 * node + 1 + right
+    return mask, (node - n_nodes).T
+
+
 def forward(
-    x: Array, nodes: Array, bias: Array | None = None, activation: str = "identity"
+    x: Array,
+    nodes: Array,
+    bias: Array | None = None,
+    activation: str = "identity",
+    *,
+    follow: Callable[[Array], tuple[Array, Array]] = follow_tree,
 ) -> Forward:
-    """Return output, scores, paths and leaves of every sample."""
+    """Return output, scores, paths and leaves of every sample.
+
+    `follow` says from the scores of all nodes which of them are visited, and the leaves.
+    """
     x, x_vectors, y_vectors, biases = _float64(x, nodes, bias)
     scores = x @ x_vectors.transpose(0, 2, 1) + biases[:, None, :]
     size = np.abs(x) @ np.abs(x_vectors).transpose(0, 2, 1) + np.abs(biases)[:, None, :]
-    mask, leaves = _paths(scores)
+    mask, leaves = follow(scores)
     act = ACTIVATIONS[activation][0]
     y = ((mask * act(scores)) @ y_vectors).sum(axis=0)
     return Forward(y, scores, mask, leaves, size)
 
 
 def forward_size(
-    x: Array, nodes: Array, bias: Array | None = None, activation: str = "identity"
+    x: Array,
+    nodes: Array,
+    bias: Array | None = None,
+    activation: str = "identity",
+    *,
+    follow: Callable[[Array], tuple[Array, Array]] = follow_tree,
 ) -> Array:
     """Return the sum of |act(score) * y| over the path, (batch, n_out): the scale of an error."""
-    run = forward(x, nodes, bias, activation)
+    run = forward(x, nodes, bias, activation, follow=follow)
     y_vectors = _float64(x, nodes, bias)[2]
     coefs = np.abs(run.mask * ACTIVATIONS[activation][0](run.scores))
     return np.asarray((coefs @ np.abs(y_vectors)).sum(axis=0))
@@ -92,12 +118,13 @@ def backward(
     activation: str = "identity",
     *,
     absolute: bool = False,
+    follow: Callable[[Array], tuple[Array, Array]] = follow_tree,
 ) -> tuple[Array, Array, Array]:
     """Return grad_x, grad_nodes and grad_bias; the choice of the path has no gradient.
 
     With `absolute`, return the sums of the absolute terms instead: the scale of an error.
     """
-    run = forward(x, nodes, bias, activation)
+    run = forward(x, nodes, bias, activation, follow=follow)
     x, x_vectors, y_vectors, _ = _float64(x, nodes, bias)
     grad_y = np.asarray(grad_y, np.float64)
     act, derivative = ACTIVATIONS[activation]
@@ -118,16 +145,3 @@ def _float64(x: Array, nodes: Array, bias: Array | None) -> tuple[Array, Array, 
     x, nodes = np.asarray(x, np.float64), np.asarray(nodes, np.float64)
     biases = np.zeros(nodes.shape[:2]) if bias is None else np.asarray(bias, np.float64)
     return x, nodes[:, :, : x.shape[1]], nodes[:, :, x.shape[1] :], biases
-
-
-def _paths(scores: Array) -> tuple[Array, Array]:
-    """Return the 0/1 mask of visited nodes and the leaves, level by level."""
-    n_trees, batch, n_nodes = scores.shape
-    mask = np.zeros(scores.shape, bool)
-    node = np.zeros((n_trees, batch), np.int64)
-    tree, sample = np.indices((n_trees, batch))
-    for _ in range(n_nodes.bit_length()):
-        mask[tree, sample, node] = True
-        right = scores[tree, sample, node] > 0
-        node = 2 * node + 1 + right
-    return mask, (node - n_nodes).T
