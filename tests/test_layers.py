@@ -9,7 +9,7 @@ from fffnb import RowGradient, files, nn
 LAYERS = {
     "fff": lambda: nn.FFF(5, 4, depth=3, n_trees=2, activation="silu", bias=True, dtype=float),
     "flat": lambda: nn.FlatFFF(5, 4, depth=3, n_trees=2, activation="tanh", bias=True, dtype=float),
-    "flat without bias": lambda: nn.FlatFFF(5, 4, depth=3, dtype=float),
+    "flat by patterns": lambda: nn.FlatFFF(5, 4, depth=3, rows="patterns", dtype=float),
     "linear": lambda: nn.Linear(5, 4, dtype=float),
     "linear without bias": lambda: nn.Linear(5, 4, bias=False, dtype=float),
     "relu": nn.ReLU,
@@ -149,7 +149,7 @@ def test_a_saved_model_comes_back(name, tmp_path):
 
 
 FFF = {"kind": "FFF", "n_in": 3, "n_out": 2, "depth": 2, "n_trees": 1, "activation": "relu"}
-FLAT = {**FFF, "kind": "FlatFFF"}
+FLAT = {**FFF, "kind": "FlatFFF", "rows": "nodes"}
 DEEP = {"kind": "Sequential", "layers": []}
 for _ in range(50):
     DEEP = {"kind": "Sequential", "layers": [DEEP]}
@@ -174,6 +174,8 @@ for _ in range(50):
         ({**FFF, "bias": False, "activation": "exec"}, "activation"),
         ({**FLAT, "bias": False}, "parameter 'planes'"),
         ({**FLAT}, "bias"),
+        ({**FLAT, "bias": False, "depth": 99}, "depth must be at most 31"),
+        ({**FLAT, "bias": False, "rows": "all"}, "rows must be 'nodes' or 'patterns', got 'all'"),
         ({"kind": "ReLU"}, "no place for the parameters nodes"),
         ({"kind": "Linear", "n_in": 3, "n_out": 5, "bias": False}, "parameter 'weight'"),
     ],

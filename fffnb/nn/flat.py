@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..nodes import default_depth, init_flat
-from ..ops.flat import FlatTrace, flat_backward, flat_forward
-from .layer import Array, Gradients, Layer
+from ..ops.flat import flat_backward, flat_backward_update, flat_forward
+from .form_layer import TreeLayer
+from .layer import Array
 
 
-class FlatFFF(Layer):
+class FlatFFF(TreeLayer):
     """Fast FeedForward layer of the flat form: one plane a level chooses the path in a tree.
 
     Parameters
     ----------
-    n_in, n_out : int
-        Widths of the input and of the output.
-    depth : int, optional
-        Levels of each tree; by default `default_depth` of n_in.
-    n_trees : int, default 1
-        Number of trees.
-    activation : str, default "identity"
-        act on a score: see `flat_forward`.
+    n_in, n_out, depth, n_trees, activation
+        See `FFF`.
     bias : bool, default False
         Give each plane a bias, zero at first.
+    rows : {"nodes", "patterns"}, default "nodes"
+        Give each node a y vector, or each level one for every pattern of signs: see `init_flat`.
     scheme, rng, dtype
         How planes and y vectors are drawn: see `init_flat`.
 
@@ -44,6 +41,15 @@ class FlatFFF(Layer):
     ((3, 10), 20, 124)
     """
 
+    _forward = staticmethod(flat_forward)
+    _backward = staticmethod(flat_backward)
+    _backward_update = staticmethod(flat_backward_update)
+    _arrays = ("planes", "y_vectors")
+    _structure = (*TreeLayer._structure, "rows")
+
+    planes: Array
+    y_vectors: Array
+
     def __init__(
         self,
         n_in: int,
@@ -53,16 +59,17 @@ class FlatFFF(Layer):
         n_trees: int = 1,
         activation: str = "identity",
         bias: bool = False,
+        rows: Literal["nodes", "patterns"] = "nodes",
         scheme: Literal["sphere", "uniform"] = "sphere",
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
         depth = default_depth(n_in) if depth is None else depth
         planes, y_vectors = init_flat(
-            n_in, n_out, depth, n_trees, scheme=scheme, rng=rng, dtype=dtype
+            n_in, n_out, depth, n_trees, rows=rows, scheme=scheme, rng=rng, dtype=dtype
         )
         biases = np.zeros((n_trees, depth), planes.dtype) if bias else None
-        self._hold(activation, planes, y_vectors, biases)
+        self._use(activation, planes, y_vectors, biases)
 
     @classmethod
     def of(
@@ -70,63 +77,14 @@ class FlatFFF(Layer):
     ) -> FlatFFF:
         """Return a layer that uses given planes, y vectors and biases: see `flat_forward`."""
         layer = cls.__new__(cls)
-        layer._hold(activation, planes, y_vectors, bias)
+        layer._use(activation, planes, y_vectors, bias)
         return layer
 
-    def _hold(self, activation: str, planes: Array, y_vectors: Array, bias: Array | None) -> None:
+    def _use(self, activation: str, planes: Array, y_vectors: Array, bias: Array | None) -> None:
         self.n_trees, self.depth, self.n_in = planes.shape
         self.n_out = y_vectors.shape[2]
         self.activation = activation
-        self.planes, self.y_vectors, self.bias = planes, y_vectors, bias
+        self.rows = "nodes" if y_vectors.shape[1] == 2**self.depth - 1 else "patterns"
         self.neurons = self.n_trees * y_vectors.shape[1]
         self.neurons_read = self.n_trees * self.depth
-        self.parameters = {"planes": planes, "y_vectors": y_vectors}
-        if bias is not None:
-            self.parameters["bias"] = bias
-        self(np.empty((0, self.n_in), planes.dtype))  # refuses what does not fit
-
-    def __call__(self, x: Array) -> Array:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return flat_forward(
-            x, self.planes, self.y_vectors, bias=self.bias, activation=self.activation
-        )
-
-    def forward(self, x: Array) -> tuple[Array, tuple[Array, FlatTrace]]:
-        """Return the output for x and what `backward` needs."""
-        y, trace = flat_forward(
-            x,
-            self.planes,
-            self.y_vectors,
-            bias=self.bias,
-            activation=self.activation,
-            return_trace=True,
-        )
-        return y, (x, trace)
-
-    def leaves(self, x: Array) -> Array:
-        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
-        return self.forward(x)[1][1].leaves
-
-    def backward(
-        self, grad_y: Array, trace: tuple[Array, FlatTrace], *, sparse: bool = False
-    ) -> tuple[Array, Gradients]:
-        """Return the gradient of the input and those of the parameters.
-
-        With `sparse`, that of the y vectors is a row gradient.
-        """
-        x, path = trace
-        grads = flat_backward(grad_y, x, self.planes, self.y_vectors, path, sparse=sparse)
-        gradients: Gradients = {"planes": grads.planes, "y_vectors": grads.y_vectors}
-        if grads.bias is not None:
-            gradients["bias"] = grads.bias
-        return grads.x, gradients
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        sizes = {"n_in": self.n_in, "n_out": self.n_out, "depth": self.depth}
-        rest = {
-            "n_trees": self.n_trees,
-            "activation": self.activation,
-            "bias": self.bias is not None,
-        }
-        return {"kind": "FlatFFF", **sizes, **rest}
+        self._hold((planes, y_vectors), bias)

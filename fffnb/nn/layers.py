@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..nodes import check_dtype, check_size, default_depth, init_nodes
-from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
+from .form_layer import TreeLayer
 from .layer import Array, Gradients, Layer
 from .namespace import cast, namespace_of, ndtr
 from .optimizer import Optimizer
 
 
-class FFF(Layer):
+class FFF(TreeLayer):
     """Fast FeedForward layer: a forest of which each sample visits one path a tree.
 
     Parameters
@@ -50,6 +50,13 @@ class FFF(Layer):
     ((3, 10), 20, 124)
     """
 
+    _forward = staticmethod(fff_forward)
+    _backward = staticmethod(fff_backward)
+    _backward_update = staticmethod(fff_backward_update)
+    _arrays = ("nodes",)
+
+    nodes: Array
+
     def __init__(
         self,
         n_in: int,
@@ -65,86 +72,25 @@ class FFF(Layer):
     ) -> None:
         depth = default_depth(n_in) if depth is None else depth
         nodes = init_nodes(n_in, n_out, depth, n_trees, scheme=scheme, rng=rng, dtype=dtype)
-        self._hold(
-            n_in, activation, nodes, np.zeros(nodes.shape[:2], nodes.dtype) if bias else None
-        )
+        self._use(n_in, activation, nodes, np.zeros(nodes.shape[:2], nodes.dtype) if bias else None)
 
     @classmethod
     def of(cls, n_in: int, activation: str, nodes: Array, bias: Array | None = None) -> FFF:
         """Return a layer that uses given nodes (n_trees, n_nodes, n_in + n_out) and biases."""
         layer = cls.__new__(cls)
-        layer._hold(n_in, activation, nodes, bias)
+        layer._use(n_in, activation, nodes, bias)
         return layer
 
-    def _hold(self, n_in: int, activation: str, nodes: Array, bias: Array | None) -> None:
+    def _use(self, n_in: int, activation: str, nodes: Array, bias: Array | None) -> None:
         self.n_in, self.n_out = int(n_in), nodes.shape[2] - int(n_in)
         self.n_trees, self.depth = nodes.shape[0], int(nodes.shape[1]).bit_length()
         self.activation = activation
-        self.nodes, self.bias = nodes, bias
         self.neurons = self.n_trees * nodes.shape[1]
         self.neurons_read = self.n_trees * self.depth
-        self.parameters = {"nodes": nodes} if bias is None else {"nodes": nodes, "bias": bias}
-        empty = np.empty((0, n_in), nodes.dtype)
-        fff_forward(empty, nodes, bias=bias, activation=activation, n_out=self.n_out)
+        self._hold((nodes,), bias)
 
-    def __call__(self, x: Array) -> Array:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return fff_forward(
-            x, self.nodes, bias=self.bias, activation=self.activation, n_out=self.n_out
-        )
-
-    def forward(self, x: Array) -> tuple[Array, tuple[Array, Trace]]:
-        """Return the output for x and what `backward` needs."""
-        y, trace = fff_forward(
-            x,
-            self.nodes,
-            bias=self.bias,
-            activation=self.activation,
-            n_out=self.n_out,
-            return_trace=True,
-        )
-        return y, (x, trace)
-
-    def leaves(self, x: Array) -> Array:
-        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
-        return self.forward(x)[1][1].leaves
-
-    def backward(
-        self, grad_y: Array, trace: tuple[Array, Trace], *, sparse: bool = False
-    ) -> tuple[Array, Gradients]:
-        """Return the gradient of the input and those of nodes and bias."""
-        x, path = trace
-        grads = fff_backward(grad_y, x, self.nodes, path, sparse=sparse)
-        gradients: Gradients = {"nodes": grads.nodes}
-        if grads.bias is not None:
-            gradients["bias"] = grads.bias
-        return grads.x, gradients
-
-    def backward_update(
-        self, grad_y: Array, trace: tuple[Array, Trace], optimizer: Optimizer, prefix: str = ""
-    ) -> Array:
-        """Step the visited nodes in the backward pass itself; return the gradient of the input."""
-        x, path = trace
-        bias_rule = None if self.bias is None else optimizer.rule(prefix + "bias")
-        return fff_backward_update(
-            grad_y,
-            x,
-            self.nodes,
-            path,
-            optimizer.rule(prefix + "nodes"),
-            bias=self.bias,
-            bias_rule=bias_rule,
-        )
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        sizes = {"n_in": self.n_in, "n_out": self.n_out, "depth": self.depth}
-        rest = {
-            "n_trees": self.n_trees,
-            "activation": self.activation,
-            "bias": self.bias is not None,
-        }
-        return {"kind": "FFF", **sizes, **rest}
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "n_out": self.n_out}
 
 
 class Linear(Layer):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..files import read_arrays, write_arrays
+from ..nodes import count_flat_rows
 from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
@@ -143,13 +144,14 @@ def _build_fff(config: dict[str, Any], left: dict[str, Array], prefix: str) -> F
     n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
     depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
     biased, activation = _truth(config, "bias"), str(config.get("activation"))
-    forest = (n_trees, 2 ** min(depth, 64) - 1)
     if config["kind"] == "FFF":
+        forest = (n_trees, 2 ** min(depth, 64) - 1)
         nodes = _take(left, prefix + "nodes", (*forest, n_in + n_out))
         bias = _take(left, prefix + "bias", forest, nodes.dtype) if biased else None
         return FFF.of(n_in, activation, nodes, bias)
+    n_rows = count_flat_rows(depth, str(config.get("rows")))
     planes = _take(left, prefix + "planes", (n_trees, depth, n_in))
-    y_vectors = _take(left, prefix + "y_vectors", (*forest, n_out), planes.dtype)
+    y_vectors = _take(left, prefix + "y_vectors", (n_trees, n_rows, n_out), planes.dtype)
     bias = _take(left, prefix + "bias", (n_trees, depth), planes.dtype) if biased else None
     return FlatFFF.of(activation, planes, y_vectors, bias)
 

@@ -1,0 +1,119 @@
+"""What the layers of all forms share: each runs the ops of its form on its own arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .layer import Array, Gradients, Layer
+from .optimizer import Optimizer
+
+
+class FormLayer(Layer):
+    """A layer of one form of FFF.
+
+    A class of layers sets the ops of its form and says what they take; a layer comes into being by
+    `_hold`.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+        Widths of the input and of the output.
+    activation : str
+        act on the score of a node.
+    bias : ndarray or None
+        Added to the scores.
+    """
+
+    _forward: ClassVar[Callable[..., Any]]
+    _backward: ClassVar[Callable[..., Any]]
+    _backward_update: ClassVar[Callable[..., Any]]
+
+    #: The arrays that the ops take after x, in this order; a bias comes by keyword.
+    _arrays: ClassVar[tuple[str, ...]]
+
+    #: The attributes from which, with the arrays, a layer can be built again.
+    _structure: ClassVar[tuple[str, ...]]
+
+    n_in: int
+    n_out: int
+    activation: str
+    bias: Array | None
+
+    def _hold(self, arrays: tuple[Array, ...], bias: Array | None) -> None:
+        """Take over the parameters, or refuse what does not fit; all other attributes are there."""
+        self.bias = bias
+        self.parameters = dict(zip(self._arrays, arrays, strict=True))
+        if bias is not None:
+            self.parameters["bias"] = bias
+        for name, array in self.parameters.items():
+            setattr(self, name, array)
+        self(np.empty((0, self.n_in), arrays[0].dtype))
+
+    def _arguments(self) -> list[Array]:
+        """Return what the ops take after x."""
+        return [getattr(self, name) for name in self._arrays]
+
+    def _options(self) -> dict[str, Any]:
+        """Return what the forward pass takes by keyword."""
+        return {"bias": self.bias, "activation": self.activation}
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output (..., n_out) for samples x (..., n_in)."""
+        y: Array = self._forward(x, *self._arguments(), **self._options())
+        return y
+
+    def forward(self, x: Array) -> tuple[Array, tuple[Array, Any]]:
+        """Return the output for x and what `backward` needs."""
+        y, path = self._forward(x, *self._arguments(), **self._options(), return_trace=True)
+        return y, (x, path)
+
+    def backward(
+        self, grad_y: Array, trace: tuple[Array, Any], *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of the parameters.
+
+        With `sparse`, those of which a sample reads only some rows are row gradients.
+        """
+        x, path = trace
+        grad_x, *grads = self._backward(grad_y, x, *self._arguments(), path, sparse=sparse)
+        return grad_x, dict(zip(self.parameters, grads, strict=False))  # without a bias it is None
+
+    def backward_update(
+        self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step the visited rows in the backward pass itself; return the gradient of the input."""
+        x, path = trace
+        rules = {name: optimizer.rule(prefix + name) for name in self.parameters}
+        biases = {"bias": self.bias, "bias_rule": rules.pop("bias", None)}
+        grad_x: Array = self._backward_update(
+            grad_y, x, *self._arguments(), path, *rules.values(), **biases
+        )
+        return grad_x
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        structure = {name: getattr(self, name) for name in self._structure}
+        return {"kind": type(self).__name__, **structure, "bias": self.bias is not None}
+
+
+class TreeLayer(FormLayer):
+    """A layer of a form with trees.
+
+    Attributes
+    ----------
+    depth, n_trees : int
+        Levels of each tree, and number of trees.
+    """
+
+    _structure: ClassVar[tuple[str, ...]] = ("n_in", "n_out", "depth", "n_trees", "activation")
+
+    depth: int
+    n_trees: int
+
+    def leaves(self, x: Array) -> Array:
+        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
+        leaves: Array = self.forward(x)[1][1].leaves
+        return leaves
