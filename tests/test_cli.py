@@ -66,6 +66,20 @@ def test_predict_prints_the_accuracy_that_training_saw(tmp_path, capsys):
     assert f"accuracy: {100 * seen:.2f} %" in capsys.readouterr().out
 
 
+def test_the_flat_form_trains_predicts_and_shows_its_trees(tmp_path, capsys):
+    argv = ["train", "--model", "flat-patterns", "--depth", "3", *QUICK, "--json"]
+    assert cli.main([*argv, "--out", str(tmp_path)]) == 0
+    seen = json.loads(capsys.readouterr().out)["networks"]["fff"]["test_accuracy"]
+    model = str(tmp_path / "fff.safetensors")
+    assert {layer.rows for layer in nn.load_model(model).layers[::2]} == {"patterns"}
+    assert cli.main(["predict", model]) == 0
+    assert f"accuracy: {100 * seen:.2f} %" in capsys.readouterr().out
+    assert cli.main(["info", model, "--data", "digits"]) == 0
+    printed = capsys.readouterr().out
+    assert "FlatFFF  64 → 64" in printed
+    assert len(printed.split("evenness", 1)[1].splitlines()[2:]) == 8  # two layers of four trees
+
+
 @pytest.mark.parametrize("suffix", ["npy", "csv"])
 def test_predict_writes_predictions(run_folder, tmp_path, capsys, suffix):
     x = np.random.default_rng(0).uniform(-1, 1, (7, 64)).astype(np.float32)

@@ -52,6 +52,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         n_trees: int = 16,
         activation: str = "gelu",
         *,
+        form: str = "tree",
         alpha: float = 0.01,
         batch_size: int | str = "auto",
         learning_rate_init: float = 4e-3,
@@ -67,6 +68,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self.depth = depth
         self.n_trees = n_trees
         self.activation = activation
+        self.form = form
         self.alpha = alpha
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
@@ -141,8 +143,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self._make(x.shape[1], x.dtype)
         elif self._structure != self._made:
             raise ValueError(
-                f"hidden_dim, depth, n_trees and activation must stay {self._made} to train on, "
-                f"got {self._structure}"
+                "hidden_dim, depth, n_trees, activation and form must stay "
+                f"{self._made} to train on, got {self._structure}"
             )
         counted = weights > 0
         return x[counted], y[counted], weights[counted]
@@ -150,7 +152,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _make(self, n_in: int, dtype: np.dtype[Any]) -> None:
         """Draw the parameters of a new network."""
         options: dict[str, Any] = {"rng": np.random.default_rng(self._seed()), "dtype": dtype}
-        forest = nn.FFF(
+        forest = nn.make_layer(
+            self.form,
             n_in,
             self.hidden_dim,
             self.depth,
@@ -210,12 +213,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     @property
-    def _structure(self) -> tuple[int, int, int, str]:
-        return self.hidden_dim, self.depth, self.n_trees, self.activation
+    def _structure(self) -> tuple[int, int, int, str, str]:
+        return self.hidden_dim, self.depth, self.n_trees, self.activation, self.form
 
     @property
     def _dtype(self) -> np.dtype[Any]:
-        return self.model_.parameters["0.nodes"].dtype
+        return next(iter(self.model_.parameters.values())).dtype
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes, with each array once: joblib would store shared ones again."""

@@ -35,6 +35,8 @@ class FFFClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Number of trees.
     activation : {"identity", "relu", "gelu", "relu2", "silu", "tanh"}, default "gelu"
         Of the neurons in the trees.
+    form : {"tree", "flat", "flat-patterns"}, default "tree"
+        Form of the trees: see `fffnb.nn.make_layer`.
     alpha : float, default 0.01
         Weight decay of AdamW: times the learning rate, the share that a step takes of the weights.
     batch_size : int or "auto", default "auto"

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     model = nn.load_model(options.model)
     print(report.table([STRUCTURE, *structure(model)]))
     if options.data:
-        if not any(isinstance(layer, nn.FFF) for layer in layers_of(model)):
+        if not any(isinstance(layer, nn.TreeLayer) for layer in layers_of(model)):
             raise ValueError(f"--data needs a model with FFF layers, {options.model} has none")
         dataset = data.load(options.data, options.data_dir)
         print(f"\nuse of the trees by {len(dataset.x_test):,} test samples of {dataset.name}")
@@ -99,8 +99,8 @@ def structure(model: nn.Layer) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for i, layer in enumerate(layers_of(model)):
         row = [str(i), type(layer).__name__]
-        if isinstance(layer, (nn.FFF, nn.Linear)):
-            trees = (layer.depth, layer.n_trees) if isinstance(layer, nn.FFF) else ("", "")
+        if isinstance(layer, (nn.TreeLayer, nn.Linear)):
+            trees = (layer.depth, layer.n_trees) if isinstance(layer, nn.TreeLayer) else ("", "")
             parameters = sum(array.size for array in layer.parameters.values())
             row += [f"{layer.n_in} → {layer.n_out}", *map(str, trees)]
             row += [f"{n:,}" for n in (layer.neurons_read, layer.neurons, parameters)]
@@ -119,7 +119,7 @@ def use(model: nn.Layer, x: np.ndarray) -> list[tuple[str, ...]]:
     """
     rows: list[tuple[str, ...]] = []
     for i, layer in enumerate(layers_of(model)):
-        if isinstance(layer, nn.FFF):
+        if isinstance(layer, nn.TreeLayer):
             for tree, leaves in enumerate(layer.leaves(x).T):
                 shares = np.bincount(leaves, minlength=2**layer.depth) / len(leaves)
                 seen = shares[shares > 0]

@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="hidden sizes",
     )
+    network.add_argument("--model", choices=nn.FORMS, default="tree", help="form of the FFF layers")
     network.add_argument("--depth", type=at_least_1, default=5, help="levels of each tree")
     network.add_argument("--trees", type=at_least_1, default=4, help="trees of each layer")
     network.add_argument(
@@ -129,7 +130,8 @@ def networks(options: argparse.Namespace, dataset: data.Dataset) -> dict[str, nn
             fff.append(nn.ReLU())
             dense.append(nn.ReLU())
         fff.append(
-            nn.FFF(
+            nn.make_layer(
+                options.model,
                 n_in,
                 n_out,
                 options.depth,

@@ -3,6 +3,8 @@
 from .evaluate import accuracy, predict
 from .fit import fit
 from .flat import FlatFFF
+from .form_layer import TreeLayer
+from .forms import FORMS, make_layer
 from .layer import Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
 from .losses import mean_squared_error, softmax_cross_entropy
@@ -14,6 +16,7 @@ from .schedules import constant, cosine, step
 
 __all__ = [
     "FFF",
+    "FORMS",
     "GELU",
     "SGD",
     "AdamW",
@@ -24,6 +27,7 @@ __all__ = [
     "Optimizer",
     "ReLU",
     "Sequential",
+    "TreeLayer",
     "accuracy",
     "constant",
     "cosine",
@@ -31,6 +35,7 @@ __all__ = [
     "layer_from_config",
     "load_metadata",
     "load_model",
+    "make_layer",
     "mean_squared_error",
     "predict",
     "save_model",

@@ -78,7 +78,7 @@ def test_a_refused_fit_leaves_nothing_that_predicts():
 
 def test_training_on_needs_the_same_structure():
     model = quick(FFFRegressor, warm_start=True).fit(X, Y)
-    with pytest.raises(ValueError, match=r"depth, n_trees and activation must stay .*, got .*5"):
+    with pytest.raises(ValueError, match=r"n_trees, activation and form must stay .*, got .*5"):
         model.set_params(depth=5).fit(X, Y)
     with pytest.raises(ValueError, match="must stay"):
         model.partial_fit(X, Y)
@@ -154,6 +154,13 @@ def test_partial_fit_goes_on_where_it_was_also_after_pickle_and_joblib(kind, tmp
         half.partial_fit(X, Y).partial_fit(X, Y)
         assert half.n_iter_ == 3 and half.loss_curve_ == whole.loss_curve_
         np.testing.assert_array_equal(half.predict(X), whole.predict(X))
+
+
+@pytest.mark.parametrize("form", ["flat", "flat-patterns"])
+def test_other_forms_learn_and_come_back_from_a_pickle(form):
+    found = quick(form=form, max_iter=60, batch_size=16).fit(X, Y)
+    assert isinstance(found.model_.layers[0], nn.FlatFFF) and found.score(X, Y) > 0.9
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
 
 
 def test_a_pickle_holds_each_array_once():
@@ -273,6 +280,7 @@ def test_what_cannot_be_learned_from_is_refused():
         ("batch_size", 0, "batch_size == 0, must be >= 1"),
         ("depth", 0, "depth must be at least 1, got 0"),
         ("activation", "swish", "activation must be one of .*, got 'swish'"),
+        ("form", "bush", "form must be one of tree, flat, .*, got 'bush'"),
     ],
 )
 def test_parameters_out_of_range_are_named(parameter, value, words):
