@@ -217,7 +217,7 @@ def test_the_command_prints_tables_and_keeps_the_figures(tmp_path):
     run = subprocess.run(
         [*command, "--json", str(path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert run.stdout.count("128→64, 7, 1             layer benchmark") == 6
+    assert run.stdout.count("128→64, 7, 1             layer benchmark") == 8
     figures = json.loads(path.read_text())
     machine = figures["machine"]
     assert machine["name"] == cpu.generic_name()
@@ -228,5 +228,6 @@ def test_the_command_prints_tables_and_keeps_the_figures(tmp_path):
     (case,) = figures["cases"]
     assert case["label"] == "layer benchmark"
     measured = {name: seconds for name, seconds in case["seconds"].items() if seconds is not None}
-    assert {"forward", "backward", "step", "numba", "linear", "ff", "ff_step"} <= set(measured)
+    assert {"forward", "backward", "step", "flat", "flat_step"} <= set(measured)
+    assert {"numba", "linear", "ff", "ff_step"} <= set(measured)
     assert all(seconds > 0 for seconds in measured.values())

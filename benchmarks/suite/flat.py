@@ -29,15 +29,21 @@ class Flat(NamedTuple):
     truth: Truth
 
 
+def flat_of(nodes: Array, n_in: int) -> tuple[Array, Array]:
+    """Return planes, the x vectors of the left edges of trees, and the y vectors of the nodes."""
+    x_vectors, y_vectors = fffnb.split_nodes(nodes, n_in)
+    depth = fffnb.depth_of(nodes.shape[1])
+    planes = x_vectors[:, 2 ** np.arange(depth) - 1]
+    return np.ascontiguousarray(planes), np.ascontiguousarray(y_vectors)
+
+
 @functools.cache
 def flat(sizes: Sizes) -> Flat:
-    """Return the flat form of a problem, whose planes are the x vectors of the left edges."""
+    """Return the flat form of a problem."""
     from fffnb.reference.flat import nodes_of
 
     x, nodes, _, _ = problem(sizes)
-    x_vectors, y_vectors = fffnb.split_nodes(nodes, sizes.n_in)
-    planes = np.ascontiguousarray(x_vectors[:, 2 ** np.arange(sizes.depth) - 1])
-    y_vectors = np.ascontiguousarray(y_vectors)
+    planes, y_vectors = flat_of(nodes, sizes.n_in)
     trace = fffnb.flat_forward(x, planes, y_vectors, return_trace=True)[1]
     truth = Truth(x, nodes_of(planes, y_vectors), trace.leaves)
     return Flat(planes, y_vectors, trace, truth)

@@ -14,7 +14,8 @@ larger of the useful operations at the rate of sgemm and of the bytes of the vis
 at the measured bandwidth; both are measured in this run.
 
 Columns: `gather` and `bmm` are trees in PyTorch, `compiled` the faster of them by torch.compile,
-`jax` and `numba` are trees too; `linear` and `ff` are NumPy's, `nn.Linear` and `torch_ff`
+`jax` and `numba` are trees too; `flat` is fffnb's flat form with as many y vectors, beside which
+`forward` and `step` are the tree's; `linear` and `ff` are NumPy's, `nn.Linear` and `torch_ff`
 PyTorch's, and `ff_published` is NumPy's FF of the width that the published benchmark has.
 """
 
@@ -31,7 +32,7 @@ from ...peers import missing
 from .. import claims, record
 from ..cases import PUBLISHED, Case
 from ..table import Result, Table, ratio
-from . import dense, layer, threads, trees
+from . import dense, flat, layer, threads, trees
 from .layer import ROTATE_BYTES, draw_inputs
 
 __all__ = ["CASES", "compare", "draw_inputs"]
@@ -42,6 +43,7 @@ CASES = (
     Case(768, 768, 12, 128),
     Case(768, 768, 12, 1024),
     Case(768, 768, 12, 4096),
+    Case(4096, 64, 12, 4096),
     Case(784, 500, 8, 128),
     Case(784, 500, 8, 4096),
     Case(256, 256, 16, 64),
@@ -63,6 +65,12 @@ TABLES = {
             "memory": lambda result: 1e3 * result["roof"]["memory"],
             "of roof": lambda result: float(result["roof"]["fraction"]),
         },
+    ),
+    "flat form, ms": Table(
+        columns=("flat", "forward", "flat_step", "step"),
+        ours="flat",
+        peers=("forward",),
+        notes={"step/flat_step": lambda result: ratio(result, "step", "flat_step")},
     ),
     "forward, dense layers, ms": Table(
         columns=("forward", *LINEAR, *FEED_FORWARD),
@@ -110,6 +118,7 @@ def measured(cases: list[Case], *, compiled: bool) -> Iterator[Result]:
     for case in cases:
         drawn = layer.draw(case)
         result = layer.measure(case, drawn)
+        result["seconds"] |= flat.seconds(drawn)
         result["seconds"] |= trees.seconds(drawn, compiled=compiled)
         result["seconds"] |= dense.seconds(case, drawn, compiled=compiled)
         del drawn
