@@ -84,7 +84,7 @@ def convert(layer: Any, backend: str, **options: Any) -> Any:
     Parameters
     ----------
     layer : fffnb.nn.FFF, fffnb.bridges.torch.FFF or fffnb.bridges.jax.FFF
-        The layer; it is left as it is.
+        The layer; it is left as it is. `FlatFFF` is taken too where the backend has it.
     backend : {"numpy", "cupy", "torch", "jax"}
         Whose layer to return.
     **options
@@ -114,11 +114,13 @@ def convert(layer: Any, backend: str, **options: Any) -> Any:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     own = layer.to_numpy() if hasattr(layer, "to_numpy") else layer
-    if not isinstance(own, nn.FFF):
+    if not isinstance(own, nn.TreeLayer):
         raise TypeError(f"layer must be an FFF layer, got {type(layer).__qualname__}")
     if backend in ("torch", "jax"):
-        module = importlib.import_module(f".{backend}", __name__)
-        return module.FFF.from_numpy(own, **options)
+        module, name = importlib.import_module(f".{backend}", __name__), type(own).__name__
+        if not hasattr(module, name):
+            raise TypeError(f"backend {backend!r} has no {name}")
+        return getattr(module, name).from_numpy(own, **options)
     if options:
         raise TypeError(f"backend {backend!r} takes no {', '.join(options)}")
     return own.with_parameters(

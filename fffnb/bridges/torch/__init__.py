@@ -12,8 +12,9 @@ try:
 except ModuleNotFoundError as error:
     raise missing("torch", "torch") from error
 
+from .flat import FlatFFF, flat
 from .function import fff
 from .layer import FFF
 from .optim import SGD, AdamW
 
-__all__ = ["FFF", "SGD", "AdamW", "fff"]
+__all__ = ["FFF", "SGD", "AdamW", "FlatFFF", "fff", "flat"]

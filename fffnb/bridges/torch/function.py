@@ -78,7 +78,7 @@ def fff(
     activation_code(activation)
     for name, tensor in (("nodes", nodes), ("x", x), ("bias", bias)):
         if tensor is not None:
-            _check_tensor(name, tensor, nodes)
+            check_tensor(name, tensor, nodes, "nodes")
     if x.device.type in operators.DEVICES and torch.is_autocast_enabled(x.device.type):
         x = x.to(nodes.dtype)
     _check_sizes(x, nodes, n_out)
@@ -88,15 +88,15 @@ def fff(
     return y
 
 
-def _check_tensor(name: str, tensor: Any, nodes: Tensor) -> None:
-    """Refuse what is no tensor of floats beside the nodes."""
+def check_tensor(name: str, tensor: Any, like: Tensor, of: str) -> None:
+    """Refuse what is no tensor of floats beside a parameter, `of` its name."""
     if not isinstance(tensor, Tensor):
         kind = type(tensor)
         raise TypeError(f"{name} must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must hold floats, got {tensor.dtype}")
-    if tensor.device != nodes.device:
-        raise RuntimeError(f"{name} must be on {nodes.device} like nodes, got {tensor.device}")
+    if tensor.device != like.device:
+        raise RuntimeError(f"{name} must be on {like.device} like {of}, got {tensor.device}")
 
 
 def _check_sizes(x: Tensor, nodes: Tensor, n_out: int | None) -> None:
