@@ -1,4 +1,4 @@
-"""The flat form: forward pass, and backward pass with row gradients for the y vectors."""
+"""The flat form: forward pass, and backward pass for row gradients of the y vectors, or fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 import fffnb
 
-from .problems import CASES, Array, Sizes, Timed, assert_close, problem
+from .problems import CASES, LR, Array, Sizes, Timed, assert_close, problem, sgd
 from .truth import Truth
 
 #: Cases of this topic alone, where it should gain most over the tree.
@@ -85,6 +85,43 @@ def rows(sizes: Sizes) -> Callable[[], fffnb.FlatGradients]:
     return call
 
 
+@functools.cache
+def patterns(sizes: Sizes) -> Callable[[], Array]:
+    """Return the forward pass with a y vector for each leaf and level, checked."""
+    x, planes, depth = problem(sizes).x, flat(sizes).planes, sizes.depth
+    shape = (sizes.n_trees, 2**depth * depth, sizes.n_out)
+    y_vectors = np.random.default_rng(1).standard_normal(shape, x.dtype)
+
+    def call() -> Array:
+        return fffnb.flat_forward(x, planes, y_vectors)
+
+    leaves = flat(sizes).trace.leaves[:, :, None]  # the truth of `flat` says that they are right
+    vectors = y_vectors[np.arange(sizes.n_trees)[:, None], leaves * depth + np.arange(depth)]
+    scores = np.einsum("bi,tdi->btd", x, planes, dtype=np.float64)
+    assert_close(call(), np.einsum("btd,btdo->bo", scores, vectors))
+    return call
+
+
+@functools.cache
+def update(sizes: Sizes) -> Callable[[], Array]:
+    """Return the fused backward pass, checked against the one for gradients."""
+    x, _, grad_y, _ = problem(sizes)
+    planes, y_vectors, trace, _ = flat(sizes)
+
+    def call(lr: float = LR) -> Array:
+        rule = sgd(lr)
+        return fffnb.flat_backward_update(grad_y, x, planes, y_vectors, trace, rule, rule)
+
+    grads = rows(sizes)()
+    assert isinstance(grads.y_vectors, fffnb.RowGradient)
+    visited, before = (0, grads.y_vectors.rows), (planes.copy(), y_vectors.copy())
+    assert_close(call(1.0), grads.x)
+    assert_close(planes, before[0] - grads.planes)
+    assert_close(y_vectors[visited], before[1][visited] - grads.y_vectors.values)
+    planes[...], y_vectors[...] = before
+    return call
+
+
 class FlatForward(Timed):
     """`flat_forward`."""
 
@@ -95,6 +132,16 @@ class FlatForward(Timed):
         forward((CASES | MORE)[case])()
 
 
+class FlatPatterns(Timed):
+    """`flat_forward` with y vectors for all patterns of signs."""
+
+    params = (("base",),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        patterns(CASES[case])()
+
+
 class FlatBackward(Timed):
     """`flat_backward` with row gradients."""
 
@@ -103,3 +150,7 @@ class FlatBackward(Timed):
     def time_rows(self, case: str) -> None:
         """Time the pass."""
         rows((CASES | MORE)[case])()
+
+    def time_update(self, case: str) -> None:
+        """Time the fused pass."""
+        update((CASES | MORE)[case])()
