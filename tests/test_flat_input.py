@@ -111,7 +111,6 @@ UPDATE = [
     ({"y_vectors_rule": RULE._replace(kind="lion")}, ValueError, "y_vectors_rule.kind must be"),
     ({"bias_rule": RULE._replace(numbers={})}, ValueError, "bias_rule.numbers must hold lr"),
     ({"trace": TRACE._replace(has_bias=False)}, ValueError, "bias must be None, as the forward"),
-    ({"trace": None}, TypeError, "trace must be the FlatTrace of flat_forward, got NoneType"),
     ({"x": X[:4]}, ValueError, r"grad_y must have shape \(4, 2\)"),
 ]
 

@@ -114,11 +114,12 @@ def update(sizes: Sizes) -> Callable[[], Array]:
 
     grads = rows(sizes)()
     assert isinstance(grads.y_vectors, fffnb.RowGradient)
-    visited, before = (0, grads.y_vectors.rows), (planes.copy(), y_vectors.copy())
+    table, visited = y_vectors.reshape(-1, sizes.n_out), grads.y_vectors.rows
+    before = planes.copy(), table[visited]
     assert_close(call(1.0), grads.x)
     assert_close(planes, before[0] - grads.planes)
-    assert_close(y_vectors[visited], before[1][visited] - grads.y_vectors.values)
-    planes[...], y_vectors[...] = before
+    assert_close(table[visited], before[1] - grads.y_vectors.values)
+    planes[...], table[visited] = before
     return call
 
 
