@@ -68,12 +68,16 @@ def backward(
     leaves: Array,
     grad_x: Array,
 ) -> tree.Visits:
-    """Write grad_x (batch, n_in) and return the visits of the rows."""
-    table = planes.reshape(-1, grad_x.shape[1])
+    """Write grad_x (batch, n_in) and return the visits of the rows, which have no x vectors."""
     patterns = has_patterns(y_vectors, scores.shape[2])
-    return tree.backward(
-        grad_y, y_vectors, activation, scores, leaves, grad_x, table, patterns=patterns
+    visits = tree.backward(
+        grad_y, y_vectors, activation, scores, leaves, grad_x[:, :0], patterns=patterns
     )
+    if len(scores) > 0:
+        work, table = tree.work_of(scores, grad_x), planes.reshape(-1, grad_x.shape[1])
+        chunk, streamed, _, coefs, rows, room = tree.scratch(work, scores, grad_x)
+        flat_walk.mix_planes(work, table, visits.slopes, chunk, coefs, rows, room, streamed, grad_x)
+    return visits
 
 
 def has_patterns(y_vectors: Array, depth: int) -> bool:

@@ -1,4 +1,4 @@
-"""The scores of the flat form: four samples meet three planes in one tile.
+"""The planes of the flat form: four samples meet three of them in one tile, on the way back too.
 
 Shapes as in `tree_walk`, but that `planes` (n_trees * depth, n_in) has one row for each level of
 each tree, and `bias` one number.
@@ -6,10 +6,19 @@ each tree, and `bias` one number.
 
 from numba import prange
 
-from .jit import Kernel
+from .jit import Kernel, helper
+from .simd import fence
 from .tree_backward import dot_paths
-from .tree_mix import take_all
+from .tree_mix import mix_paths
 from .tree_walk import turn
+
+
+@helper
+def take_all(rows, q):
+    """Write all rows of a table, in their order, to each of the four paths from q on."""
+    for k in range(4):
+        for r in range(rows.shape[1]):
+            rows[q + k, r] = r
 
 
 @Kernel
@@ -28,3 +37,21 @@ def descend(x, planes, bias, chunk, found, coefs, rows, scores, leaves):
                     for level in range(depth):
                         r = t * depth + level
                         turn(coefs[q + k, r], bias, r, t, level, i + k, scores, leaves)
+
+
+@Kernel
+def mix_planes(planes, slopes, chunk, coefs, rows, room, streamed, grad_x):
+    """Write the mix of all planes by the slopes of each sample to grad_x (batch, n_in)."""
+    batch, n_trees, depth = slopes.shape
+    for c in prange(len(rows) // 4):
+        q, end = 4 * c, min(batch, (c + 1) * chunk)
+        take_all(rows, q)
+        for i in range(c * chunk, end, 4):
+            samples, n = (i, i + 1, i + 2, i + 3), min(4, end - i)
+            for k in range(n):
+                for t in range(n_trees):
+                    for level in range(depth):
+                        coefs[q + k, t * depth + level] = slopes[i + k, t, level]
+            mix_paths(samples, n, coefs, rows, q, planes, 0, room, streamed, grad_x)
+        if streamed:
+            fence()

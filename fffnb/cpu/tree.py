@@ -248,14 +248,12 @@ def backward(
     scores: Array,
     leaves: Array,
     grad_x: Array,
-    planes: Array | None = None,
     *,
     patterns: bool = False,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take.
 
-    With `planes` (n_trees * depth, n_in), all samples share these as the x vectors of their scores,
-    and `nodes` holds y vectors alone; with `patterns`, one for each leaf and level.
+    With `patterns`, there is a row for each leaf and level, not for each node.
     """
     slopes, coefs = (buffers.empty(scores.shape, scores.dtype) for _ in range(2))
     table = nodes.reshape(-1, nodes.shape[2])
@@ -269,8 +267,6 @@ def backward(
             chunk,
             grad_y,
             table,
-            table if planes is None else planes,
-            planes is not None,
             patterns,
             activation,
             scores,

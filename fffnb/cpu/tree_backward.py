@@ -25,7 +25,6 @@ from .tree_mix import (
     place,
     row_of,
     same,
-    take_all,
 )
 from .tree_walk import dot, dots, take_four, tile
 from .update import copy_row, update_row
@@ -39,8 +38,6 @@ def backward_samples(
     chunk,
     grad_y,
     table,
-    x_table,
-    shared,
     patterns,
     activation,
     scores,
@@ -56,22 +53,18 @@ def backward_samples(
 ):
     """Write slopes (the gradient of each score), coefs and grad_x of every sample.
 
-    The rows of `table` end in the y vectors, those of `x_table`, mostly the same, begin with the x
-    vectors: a sample was scored by those on its path, or, if `shared`, by all of them. `patterns`
-    as in `row_of`.
-
     `order` (batch,) brings samples together that share rows; `rows` and `gradients` have four paths
-    for each chunk; `room` and `streamed` as in `mix_paths`.
+    for each chunk; `patterns` as in `row_of`, `room` and `streamed` as in `mix_paths`.
     """
     batch, n_trees, depth = scores.shape
-    start = table.shape[1] - grad_y.shape[1]
+    n_in = grad_x.shape[1]
     for c in prange(len(found)):
         q, end = 4 * c, min(batch, (c + 1) * chunk)
         for i in range(c * chunk, end, 4):
             samples, n = take_four(order, i, end), min(4, end - i)
             for k in range(n):
                 follow(samples[k], scores, leaves, patterns, rows, q + k)
-            dot_paths(samples, n, grad_y, table, start, rows, q, gradients, found, c)
+            dot_paths(samples, n, grad_y, table, n_in, rows, q, gradients, found, c)
             for k in range(n):
                 s = samples[k]
                 for t in range(n_trees):
@@ -80,9 +73,7 @@ def backward_samples(
                         gradients[q + k, r] *= derivative(activation, score)
                         slopes[s, t, level] = gradients[q + k, r]
                         coefs[s, t, level] = activate(activation, score)
-            if shared:
-                take_all(rows, q)
-            mix_paths(samples, n, gradients, rows, q, x_table, 0, room, streamed, grad_x)
+            mix_paths(samples, n, gradients, rows, q, table, 0, room, streamed, grad_x)
         if streamed:
             fence()
 

@@ -57,14 +57,6 @@ def follow(s, scores, leaves, patterns, rows, q):
 
 
 @helper
-def take_all(rows, q):
-    """Write all rows of a table, in their order, to each of the four paths from q on."""
-    for k in range(4):
-        for r in range(rows.shape[1]):
-            rows[q + k, r] = r
-
-
-@helper
 def score_path(s, scores, activation, coefs, q):
     """Write the activations of the scores of sample s to path q."""
     _, n_trees, depth = scores.shape
