@@ -4,10 +4,10 @@ A Fast FeedForward (FFF) layer puts its neurons in a binary tree and visits one 
 ``depth`` neurons instead of ``2**depth - 1``, in the forward and in the backward pass.
 
 `fff_forward`, `fff_backward` and `fff_backward_update` are the layer; `init_nodes`, `pack_nodes`
-and `split_nodes` make its nodes; `flat_forward`, `flat_backward`, `flat_backward_update` and
-`init_flat` are the flat form, where one hyperplane a level chooses the path; `fffnb.nn` is a small
-trainer, `fffnb.data` reads data sets. `FFF` is the layer for any of several libraries, which
-`fffnb.bridges` knows.
+and `split_nodes` make its nodes. Other forms have ops of the same pattern: ``flat_``, where one
+hyperplane a level chooses the path; ``bag_``, where a sample chooses among all nodes; ``keys_``,
+product keys, which do so for a million nodes. `fffnb.nn` is a small trainer, `fffnb.data` reads
+data sets. `FFF` is the layer for any of several libraries, which `fffnb.bridges` knows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from .nodes import (
     count_nodes,
     default_depth,
     depth_of,
+    init_bag,
     init_flat,
+    init_keys,
     init_nodes,
     pack_nodes,
     split_nodes,
 )
+from .ops.bag import BagTrace, bag_backward, bag_forward
 from .ops.flat import flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
+from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
 from .ops.rules import RowGradient, UpdateRule
 from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device
@@ -36,12 +40,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FFF",
+    "BagTrace",
     "FlatGradients",
     "FlatTrace",
     "Gradients",
+    "KeysGradients",
+    "KeysTrace",
     "RowGradient",
     "Trace",
     "UpdateRule",
+    "bag_backward",
+    "bag_forward",
     "bridges",
     "count_nodes",
     "data",
@@ -53,8 +62,12 @@ __all__ = [
     "flat_backward",
     "flat_backward_update",
     "flat_forward",
+    "init_bag",
     "init_flat",
+    "init_keys",
     "init_nodes",
+    "keys_backward",
+    "keys_forward",
     "nn",
     "pack_nodes",
     "split_nodes",

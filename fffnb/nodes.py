@@ -155,18 +155,101 @@ def init_nodes(
     >>> fffnb.init_nodes(784, 10, depth=4).shape
     (1, 15, 794)
     """
+    return _draw_nodes(n_in, n_out, count_nodes(depth), depth, n_trees, scheme, rng, dtype)
+
+
+def init_bag(
+    n_in: int,
+    n_out: int,
+    n_nodes: int,
+    n_trees: int = 1,
+    *,
+    scheme: Literal["sphere", "uniform"] = "sphere",
+    rng: int | np.random.Generator | None = 0,
+    dtype: DTypeLike = np.float32,
+) -> NDArray[np.floating]:
+    """Draw the nodes of bags.
+
+    Parameters
+    ----------
+    n_in, n_out, n_trees, scheme, rng, dtype
+        As those of `init_nodes`, but that "uniform" draws y in ±1/√n_nodes, as in a dense layer of
+        n_nodes neurons.
+    n_nodes : int
+        Number of nodes of each bag, any.
+
+    Returns
+    -------
+    ndarray, shape (n_trees, n_nodes, n_in + n_out)
+        Rows ``[x | y]``.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As by `init_nodes`.
+
+    Examples
+    --------
+    >>> import fffnb
+    >>> fffnb.init_bag(784, 10, n_nodes=64).shape
+    (1, 64, 794)
+    """
+    n_nodes = check_size("n_nodes", n_nodes)
+    return _draw_nodes(n_in, n_out, n_nodes, n_nodes, n_trees, scheme, rng, dtype)
+
+
+def init_keys(
+    n_in: int,
+    n_out: int,
+    n_keys: int,
+    n_trees: int = 1,
+    *,
+    rng: int | np.random.Generator | None = 0,
+    dtype: DTypeLike = np.float32,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Draw product keys and the y vectors of their nodes, all of length 1, in uniform directions.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Widths of the input, which must be even, and of the output.
+    n_keys : int
+        Keys of each half of the input; there are n_keys² nodes.
+    n_trees, rng, dtype
+        As those of `init_nodes`; the trees have keys of their own and share the y vectors.
+
+    Returns
+    -------
+    keys : ndarray, shape (n_trees, 2, n_keys, n_in / 2)
+        The keys.
+    y_vectors : ndarray, shape (n_keys**2, n_out)
+        The output vectors of the nodes.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As by `init_nodes`; also if `n_in` is odd.
+
+    Examples
+    --------
+    >>> import fffnb
+    >>> keys, y_vectors = fffnb.init_keys(784, 10, n_keys=32)
+    >>> keys.shape, y_vectors.shape
+    ((1, 2, 32, 392), (1024, 10))
+    """
     n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
-    n_trees = check_size("n_trees", n_trees)
-    shape = (n_trees, count_nodes(depth), n_in + n_out)
+    n_keys, n_trees = check_size("n_keys", n_keys), check_size("n_trees", n_trees)
+    if n_in % 2:
+        raise ValueError(f"n_in must be even, as keys score the halves of x, got {n_in}")
     kind = check_dtype(dtype)
-    _check_scheme(scheme)
-    _refuse_beyond_memory("nodes", shape, kind)
+    shapes = {"keys": (n_trees, 2, n_keys, n_in // 2), "y_vectors": (n_keys**2, n_out)}
+    for name, shape in shapes.items():
+        _refuse_beyond_memory(name, shape, kind)
     generator = np.random.default_rng(rng)
-    nodes = buffers.empty(shape, kind)
-    for tree in nodes:  # tree by tree: the draws need no second copy of a large forest
-        _draw(tree[:, :n_in], n_in, scheme, generator)
-        _draw(tree[:, n_in:], depth, scheme, generator)
-    return nodes
+    keys, y_vectors = (buffers.empty(shape, kind) for shape in shapes.values())
+    for vectors in (keys.reshape(-1, n_in // 2), *np.split(y_vectors, n_keys)):
+        _draw(vectors, n_in, "sphere", generator)
+    return keys, y_vectors
 
 
 def init_flat(
@@ -355,6 +438,30 @@ def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype must be float32 or float64, got {kind}")
     return kind
+
+
+def _draw_nodes(
+    n_in: int,
+    n_out: int,
+    n_nodes: int,
+    bound: int,
+    n_trees: int,
+    scheme: str,
+    rng: int | np.random.Generator | None,
+    dtype: DTypeLike,
+) -> NDArray[np.floating]:
+    """Draw trees or bags of nodes, whose y vectors are in ±1/√bound if "uniform"."""
+    n_in, n_out = check_size("n_in", n_in), check_size("n_out", n_out)
+    shape = (check_size("n_trees", n_trees), n_nodes, n_in + n_out)
+    kind = check_dtype(dtype)
+    _check_scheme(scheme)
+    _refuse_beyond_memory("nodes", shape, kind)
+    generator = np.random.default_rng(rng)
+    nodes = buffers.empty(shape, kind)
+    for tree in nodes:  # tree by tree: the draws need no second copy of a large forest
+        _draw(tree[:, :n_in], n_in, scheme, generator)
+        _draw(tree[:, n_in:], bound, scheme, generator)
+    return nodes
 
 
 def _check_scheme(scheme: str) -> None:

@@ -57,8 +57,8 @@ def check_nodes(nodes: object) -> tuple[Array, int]:
     return check_native("nodes", array), depth
 
 
-def check_nodes_shape(shape: tuple[int, ...]) -> int:
-    """Return the depth of nodes of this shape."""
+def check_axes(shape: tuple[int, ...]) -> None:
+    """Refuse a shape that nodes cannot have, be they those of a tree or not."""
     if len(shape) == 2:
         raise ValueError(
             f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out), got shape {shape}; "
@@ -68,6 +68,11 @@ def check_nodes_shape(shape: tuple[int, ...]) -> int:
         raise ValueError(
             f"nodes must be 3-D (n_trees, n_nodes, n_in + n_out) and not empty, got {shape}"
         )
+
+
+def check_nodes_shape(shape: tuple[int, ...]) -> int:
+    """Return the depth of nodes of this shape."""
+    check_axes(shape)
     try:
         return depth_of(shape[1])
     except ValueError as error:

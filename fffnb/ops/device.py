@@ -214,6 +214,15 @@ def kind_of(array: object) -> Kind | None:
     return kind
 
 
+def check_host(name: str, array: object, form: str) -> None:
+    """Refuse an array of a device, where a form runs on the CPU alone."""
+    kind = kind_of(array)
+    if kind is not None:
+        raise TypeError(
+            f"{name} must be a numpy.ndarray, as {form} on the CPU alone, got a {kind.name}"
+        )
+
+
 class View(NamedTuple):
     """What is known of a device array once it is checked."""
 

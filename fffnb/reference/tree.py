@@ -125,10 +125,24 @@ def backward(
     With `absolute`, return the sums of the absolute terms instead: the scale of an error.
     """
     run = forward(x, nodes, bias, activation, follow=follow)
-    x, x_vectors, y_vectors, _ = _float64(x, nodes, bias)
+    return gradients(grad_y, x, nodes, run.scores, run.mask, activation, absolute=absolute)
+
+
+def gradients(
+    grad_y: Array,
+    x: Array,
+    nodes: Array,
+    scores: Array,
+    mask: Array,
+    activation: str,
+    *,
+    absolute: bool,
+) -> tuple[Array, Array, Array]:
+    """Do what `backward` does for the nodes that `mask` says, however they were chosen."""
+    x, x_vectors, y_vectors, _ = _float64(x, nodes, None)
     grad_y = np.asarray(grad_y, np.float64)
     act, derivative = ACTIVATIONS[activation]
-    coefs, slopes = run.mask * act(run.scores), run.mask * derivative(run.scores)
+    coefs, slopes = mask * act(scores), mask * derivative(scores)
     if absolute:
         terms = (x, x_vectors, y_vectors, grad_y, coefs, slopes)
         x, x_vectors, y_vectors, grad_y, coefs, slopes = map(np.abs, terms)
