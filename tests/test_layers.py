@@ -10,6 +10,13 @@ LAYERS = {
     "fff": lambda: nn.FFF(5, 4, depth=3, n_trees=2, activation="silu", bias=True, dtype=float),
     "flat": lambda: nn.FlatFFF(5, 4, depth=3, n_trees=2, activation="tanh", bias=True, dtype=float),
     "flat by patterns": lambda: nn.FlatFFF(5, 4, depth=3, rows="patterns", dtype=float),
+    "flat without bias": lambda: nn.FlatFFF(5, 4, depth=3, dtype=float),
+    "bag": lambda: nn.BagFFF(5, 4, 9, k=3, n_trees=2, activation="gelu", bias=True, dtype=float),
+    "bag without k": lambda: nn.BagFFF(5, 4, n_nodes=9, k=None, dtype=float),
+    "keys": lambda: nn.Sequential(
+        nn.Linear(5, 6, dtype=float),
+        nn.ProductKeyFFF(6, 4, n_keys=5, k=3, n_trees=2, activation="silu", dtype=float),
+    ),
     "linear": lambda: nn.Linear(5, 4, dtype=float),
     "linear without bias": lambda: nn.Linear(5, 4, bias=False, dtype=float),
     "relu": nn.ReLU,
@@ -150,6 +157,8 @@ def test_a_saved_model_comes_back(name, tmp_path):
 
 FFF = {"kind": "FFF", "n_in": 3, "n_out": 2, "depth": 2, "n_trees": 1, "activation": "relu"}
 FLAT = {**FFF, "kind": "FlatFFF", "rows": "nodes"}
+BAG = {**FFF, "kind": "BagFFF", "n_nodes": 3, "k": 2, "bias": False}
+KEYS = {**FFF, "kind": "ProductKeyFFF", "n_in": 2, "n_keys": 2, "k": 2}
 DEEP = {"kind": "Sequential", "layers": []}
 for _ in range(50):
     DEEP = {"kind": "Sequential", "layers": [DEEP]}
@@ -176,6 +185,11 @@ for _ in range(50):
         ({**FLAT}, "bias"),
         ({**FLAT, "bias": False, "depth": 99}, "depth must be at most 31"),
         ({**FLAT, "bias": False, "rows": "all"}, "rows must be 'nodes' or 'patterns', got 'all'"),
+        ({**BAG, "k": 4}, "k must be at most the number of nodes of a bag, 3, got 4"),
+        ({**BAG, "k": True}, "k of a layer must be a positive integer, got True"),
+        ({**BAG, "n_nodes": 4}, "parameter 'nodes'"),
+        ({**KEYS}, "parameter 'keys'"),
+        ({**KEYS, "n_in": 3}, "must be even, got 3"),
         ({"kind": "ReLU"}, "no place for the parameters nodes"),
         ({"kind": "Linear", "n_in": 3, "n_out": 5, "bias": False}, "parameter 'weight'"),
     ],

@@ -34,9 +34,14 @@ def forget_problems(suite):
     """Build and check every problem anew."""
     yield
     for module in suite.values():
-        for made in vars(module).values():
-            if hasattr(made, "cache_clear"):
-                made.cache_clear()
+        forget(module)
+
+
+def forget(module):
+    """Build what a module holds anew."""
+    for made in vars(module).values():
+        if hasattr(made, "cache_clear"):
+            made.cache_clear()
 
 
 def benchmarks(module):
@@ -157,6 +162,26 @@ def test_a_wrong_flat_form_is_not_timed(suite, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(AssertionError, match="exceeds"):
             patch.setattr(cpu.flat, kernel, spoilt(getattr(cpu.flat, kernel), argument=argument))
             benchmarks(suite["flat"])[name][0](SMALL)
+
+
+def test_a_wrong_bag_is_not_timed(suite, monkeypatch):
+    bag = suite["bag"]
+    small = bag.Sizes(64, 64, depth=1)
+    monkeypatch.setattr(bag, "BAGS", {"8": bag.Bag(16, 8, small), "": bag.Bag(16, None, small)})
+    monkeypatch.setattr(bag, "KEYS", {"": bag.Keys(8, 3, small)})
+    calls = benchmarks(bag)
+    for case, name in (("8", "BagForward.time_forward"), ("", "KeysForward.time_forward")):
+        calls[name][0](case)
+        with monkeypatch.context() as patch, pytest.raises(AssertionError, match="exceeds"):
+            patch.setattr(cpu.bag, "mix", spoilt(cpu.bag.mix, argument=4))
+            forget(bag)
+            calls[name][0](case)
+    for case in ("8", ""):
+        calls["BagBackward.time_rows"][0](case)
+        with monkeypatch.context() as patch, pytest.raises(AssertionError, match="exceeds"):
+            patch.setattr(cpu.bag, "gather", spoilt(cpu.bag.gather, argument=5))
+            forget(bag)
+            calls["BagBackward.time_rows"][0](case)
 
 
 def test_a_wrong_path_is_seen(suite):

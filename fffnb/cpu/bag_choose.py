@@ -12,8 +12,8 @@ from numba import prange
 from .jit import Kernel, helper
 from .tree_walk import dot, tile
 
-#: A place behind all others.
-MOST = 2**62
+#: Places from here on are those of NaN, which goes among -∞, behind it.
+LATE = 2**61
 
 
 @Kernel
@@ -92,28 +92,28 @@ def choose(scores, n_groups, best, rows):
         for j in range(n):
             offer(scores[r, j], j, best, rows, r)
         put_in_order(best, rows, r)
-        for j in range(best.shape[1]):
-            rows[r, j] += r % n_groups * n
+        for e in range(best.shape[1]):
+            rows[r, e] += r % n_groups * n
 
 
 @helper
 def ahead(score, place, other, other_place):
-    """Return whether a score counts for more than another one."""
-    if score == other or (score != score and other != other):
-        return place < other_place
-    return score > other or other != other
+    """Return whether a score, which is no NaN, counts for more than another one."""
+    return (score > other) | ((score == other) & (place < other_place))  # no branches
 
 
 @helper
 def clear(best, places, r):
     """Fill row r of a choice with what any score is ahead of."""
-    for j in range(best.shape[1]):
-        best[r, j], places[r, j] = math.nan, MOST
+    for e in range(best.shape[1]):
+        best[r, e], places[r, e] = -math.inf, 2 * LATE
 
 
 @helper
 def offer(score, place, best, places, r):
     """Let a score into row r of a choice, a heap whose root is its last, if it is ahead of that."""
+    if score != score:
+        score, place = -math.inf, LATE + place
     if ahead(score, place, best[r, 0], places[r, 0]):
         sift(score, place, best, places, r, best.shape[1])
 
@@ -123,8 +123,8 @@ def sift(score, place, best, places, r, n):
     """Put a score in the place of the root of a heap of n, and let it find its own."""
     at, child = 0, 1
     while child < n:
-        other = child + 1
-        if other < n and ahead(best[r, child], places[r, child], best[r, other], places[r, other]):
+        other = min(child + 1, n - 1)
+        if ahead(best[r, child], places[r, child], best[r, other], places[r, other]):
             child = other
         if not ahead(score, place, best[r, child], places[r, child]):
             break
@@ -140,3 +140,6 @@ def put_in_order(best, places, r):
         score, place = best[r, last], places[r, last]
         best[r, last], places[r, last] = best[r, 0], places[r, 0]
         sift(score, place, best, places, r, last)
+    for e in range(best.shape[1]):
+        if places[r, e] >= LATE:
+            best[r, e], places[r, e] = math.nan, places[r, e] - LATE

@@ -1,5 +1,6 @@
 """A small trainer: layers, losses, optimisers, and `fit`, on the CPU or a GPU."""
 
+from .bag import BagFFF, ProductKeyFFF
 from .evaluate import accuracy, predict
 from .fit import fit
 from .flat import FlatFFF
@@ -20,11 +21,13 @@ __all__ = [
     "GELU",
     "SGD",
     "AdamW",
+    "BagFFF",
     "FlatFFF",
     "History",
     "Layer",
     "Linear",
     "Optimizer",
+    "ProductKeyFFF",
     "ReLU",
     "Sequential",
     "TreeLayer",

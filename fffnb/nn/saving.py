@@ -10,6 +10,7 @@ import numpy as np
 
 from ..files import read_arrays, write_arrays
 from ..nodes import count_flat_rows
+from .bag import BagFFF, ProductKeyFFF
 from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
@@ -134,8 +135,13 @@ def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> La
         )
     if kind in ("FFF", "FlatFFF"):
         return _build_fff(config, left, prefix)
+    if kind == "BagFFF":
+        return _build_bag(config, left, prefix)
+    if kind == "ProductKeyFFF":
+        return _build_keys(config, left, prefix)
     raise ValueError(
-        f"a layer must be FFF, FlatFFF, Linear, ReLU, GELU or Sequential, got {kind!r}"
+        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, Linear, ReLU, GELU or Sequential, "
+        f"got {kind!r}"
     )
 
 
@@ -154,6 +160,28 @@ def _build_fff(config: dict[str, Any], left: dict[str, Array], prefix: str) -> F
     y_vectors = _take(left, prefix + "y_vectors", (n_trees, n_rows, n_out), planes.dtype)
     bias = _take(left, prefix + "bias", (n_trees, depth), planes.dtype) if biased else None
     return FlatFFF.of(activation, planes, y_vectors, bias)
+
+
+def _build_bag(config: dict[str, Any], left: dict[str, Array], prefix: str) -> BagFFF:
+    """Build the layer of a bag, taking its parameters out of `left`."""
+    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+    forest = _integer(config, "n_trees"), _integer(config, "n_nodes")
+    k = None if config.get("k", 0) is None else _integer(config, "k")
+    nodes = _take(left, prefix + "nodes", (*forest, n_in + n_out))
+    biased = _truth(config, "bias")
+    bias = _take(left, prefix + "bias", forest, nodes.dtype) if biased else None
+    return BagFFF.of(n_in, k, str(config.get("activation")), nodes, bias)
+
+
+def _build_keys(config: dict[str, Any], left: dict[str, Array], prefix: str) -> ProductKeyFFF:
+    """Build the layer of product keys, taking its parameters out of `left`."""
+    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+    n_trees, n_keys = _integer(config, "n_trees"), _integer(config, "n_keys")
+    if n_in % 2:
+        raise ValueError(f"n_in of a layer of product keys must be even, got {n_in}")
+    keys = _take(left, prefix + "keys", (n_trees, 2, n_keys, n_in // 2))
+    y_vectors = _take(left, prefix + "y_vectors", (n_keys**2, n_out), keys.dtype)
+    return ProductKeyFFF.of(_integer(config, "k"), str(config.get("activation")), keys, y_vectors)
 
 
 def _take(
