@@ -23,7 +23,8 @@ def problem(n_in, n_out, n_nodes, n_trees, batch, dtype, *, bias=True, seed=0):
     """Return x, nodes, bias (or None) and grad_y."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, n_in)).astype(dtype)
-    nodes = fffnb.init_bag(n_in, n_out, n_nodes, n_trees, rng=rng, dtype=dtype)
+    nodes = rng.standard_normal((n_trees, n_nodes, n_in + n_out)).astype(dtype)
+    nodes[:, :, :n_in] /= np.sqrt(n_in)
     biases = (0.1 * rng.standard_normal((n_trees, n_nodes))).astype(dtype)
     grad_y = rng.standard_normal((batch, n_out)).astype(dtype)
     return x, nodes, biases if bias else None, grad_y

@@ -21,7 +21,8 @@ def problem(n_in, n_out, n_keys, n_trees, batch, dtype, *, seed=0):
     """Return x, keys, y vectors and grad_y."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, n_in)).astype(dtype)
-    keys, y_vectors = fffnb.init_keys(n_in, n_out, n_keys, n_trees, rng=rng, dtype=dtype)
+    keys = (rng.standard_normal((n_trees, 2, n_keys, n_in // 2)) / np.sqrt(n_in)).astype(dtype)
+    y_vectors = rng.standard_normal((n_keys**2, n_out)).astype(dtype)
     return x, keys, y_vectors, rng.standard_normal((batch, n_out)).astype(dtype)
 
 

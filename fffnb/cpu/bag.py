@@ -20,6 +20,10 @@ Array = NDArray[Any]
 BLOCK_BYTES = 128_000
 
 
+#: Floating-point operations that take as long as to look at one score, among a few dozen.
+CHOICE_WORK = 50
+
+
 class Choice(NamedTuple):
     """The rows of a table that samples chose.
 
@@ -114,7 +118,7 @@ def best_of(scores: Array, k: int, n_groups: int) -> tuple[Array, Array]:
     best = buffers.empty((len(scores), k), scores.dtype)
     rows = buffers.empty(best.shape, np.int64)
     if len(scores) > 0:
-        bag_choose.choose(4 * scores.size, scores, n_groups, best, rows)
+        bag_choose.choose(CHOICE_WORK * scores.size, scores, n_groups, best, rows)
     return best, rows
 
 

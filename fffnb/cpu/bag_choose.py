@@ -89,8 +89,11 @@ def choose(scores, n_groups, best, rows):
     n = scores.shape[1]
     for r in prange(len(best)):
         clear(best, rows, r)
+        least = best[r, 0]
         for j in range(n):
-            offer(scores[r, j], j, best, rows, r)
+            if not scores[r, j] < least:  # most are, once the best of the first have been seen
+                offer(scores[r, j], j, best, rows, r)
+                least = best[r, 0]
         put_in_order(best, rows, r)
         for e in range(best.shape[1]):
             rows[r, e] += r % n_groups * n
@@ -113,7 +116,7 @@ def clear(best, places, r):
 def offer(score, place, best, places, r):
     """Let a score into row r of a choice, a heap whose root is its last, if it is ahead of that."""
     if score != score:
-        score, place = -math.inf, LATE + place
+        score, place = best.dtype.type(-math.inf), LATE + place
     if ahead(score, place, best[r, 0], places[r, 0]):
         sift(score, place, best, places, r, best.shape[1])
 
@@ -123,9 +126,8 @@ def sift(score, place, best, places, r, n):
     """Put a score in the place of the root of a heap of n, and let it find its own."""
     at, child = 0, 1
     while child < n:
-        other = min(child + 1, n - 1)
-        if ahead(best[r, child], places[r, child], best[r, other], places[r, other]):
-            child = other
+        other = min(child + 1, n - 1)  # the later of two children, without a branch
+        child += ahead(best[r, child], places[r, child], best[r, other], places[r, other])
         if not ahead(score, place, best[r, child], places[r, child]):
             break
         best[r, at], places[r, at] = best[r, child], places[r, child]
