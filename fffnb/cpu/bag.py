@@ -17,7 +17,7 @@ from . import bag_choose, bag_mix, jit, tree
 Array = NDArray[Any]
 
 #: Bytes of the vectors that a thread meets with all its samples before it goes on to the next.
-BLOCK_BYTES = 128_000
+BLOCK_BYTES = 256_000
 
 
 #: Floating-point operations that take as long as to look at one score, among a few dozen.
@@ -81,7 +81,8 @@ def score(x: Array, table: Array, bias: Array | None, n_groups: int, n_parts: in
         return scores
     work = 2 * scores.size * n_in
     chunk = max(4, tree.chunk_of(batch, work))
-    block = max(3, BLOCK_BYTES // (n_in * x.itemsize) // 3 * 3)
+    n_blocks = -(-n // max(3, BLOCK_BYTES // (n_in * x.itemsize)))
+    block = 3 * -(-n // (3 * n_blocks))  # as even as whole tiles can be
     n_items = n_groups * -(-n // block) * -(-batch // chunk)
     found = buffers.empty((n_items, 16), x.dtype)
     row = tree.as_row(bias, x.dtype)
@@ -94,9 +95,7 @@ def choose_positive(scores: Array) -> Choice:
     batch = len(scores)
     scores = scores.reshape(batch, scores.shape[1] * scores.shape[2])
     starts = np.zeros(batch + 1, np.int64)
-    if batch > 0:
-        bag_choose.count_positive(scores.size, scores, starts[1:])
-        np.cumsum(starts, out=starts)
+    np.cumsum(np.count_nonzero(~(scores <= 0), axis=1), out=starts[1:])  # NaN counts, too
     rows = buffers.empty(starts[-1], np.int64)
     kept = buffers.empty(starts[-1], scores.dtype)
     if len(rows) > 0:

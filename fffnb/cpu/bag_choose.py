@@ -59,16 +59,6 @@ def score_four(x, i, m, start, n_in, table, g, first, stop, found, item, scores)
 
 
 @Kernel
-def count_positive(scores, counts):
-    """Write how many scores of each row of `scores` are positive or NaN."""
-    for s in prange(len(scores)):
-        n = 0
-        for r in range(scores.shape[1]):
-            n += 0 if scores[s, r] <= 0 else 1
-        counts[s] = n
-
-
-@Kernel
 def list_positive(scores, starts, rows, kept):
     """List where the scores of each row of `scores` are positive or NaN, and these scores."""
     for s in prange(len(scores)):
@@ -126,8 +116,9 @@ def sift(score, place, best, places, r, n):
     """Put a score in the place of the root of a heap of n, and let it find its own."""
     at, child = 0, 1
     while child < n:
-        other = min(child + 1, n - 1)  # the later of two children, without a branch
-        child += ahead(best[r, child], places[r, child], best[r, other], places[r, other])
+        other = min(child + 1, n - 1)
+        if ahead(best[r, child], places[r, child], best[r, other], places[r, other]):
+            child = other
         if not ahead(score, place, best[r, child], places[r, child]):
             break
         best[r, at], places[r, at] = best[r, child], places[r, child]
