@@ -244,7 +244,7 @@ def init_keys(
     kind = check_dtype(dtype)
     shapes = {"keys": (n_trees, 2, n_keys, n_in // 2), "y_vectors": (n_keys**2, n_out)}
     for name, shape in shapes.items():
-        _refuse_beyond_memory(name, shape, kind)
+        refuse_beyond_memory(name, shape, kind)
     generator = np.random.default_rng(rng)
     keys, y_vectors = (buffers.empty(shape, kind) for shape in shapes.values())
     for vectors in (keys.reshape(-1, n_in // 2), *np.split(y_vectors, n_keys)):
@@ -300,8 +300,8 @@ def init_flat(
     shape = (n_trees, count_flat_rows(depth, rows), n_out)
     kind = check_dtype(dtype)
     _check_scheme(scheme)
-    _refuse_beyond_memory("planes", (n_trees, depth, n_in), kind)
-    _refuse_beyond_memory("y_vectors", shape, kind)
+    refuse_beyond_memory("planes", (n_trees, depth, n_in), kind)
+    refuse_beyond_memory("y_vectors", shape, kind)
     generator = np.random.default_rng(rng)
     planes = buffers.empty((n_trees, depth, n_in), kind)
     y_vectors = buffers.empty(shape, kind)
@@ -455,7 +455,7 @@ def _draw_nodes(
     shape = (check_size("n_trees", n_trees), n_nodes, n_in + n_out)
     kind = check_dtype(dtype)
     _check_scheme(scheme)
-    _refuse_beyond_memory("nodes", shape, kind)
+    refuse_beyond_memory("nodes", shape, kind)
     generator = np.random.default_rng(rng)
     nodes = buffers.empty(shape, kind)
     for tree in nodes:  # tree by tree: the draws need no second copy of a large forest
@@ -481,7 +481,7 @@ def _draw(vectors: NDArray[Any], bound: int, scheme: str, generator: np.random.G
         vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
 
 
-def _refuse_beyond_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def refuse_beyond_memory(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise MemoryError before an allocation that this machine cannot back with memory."""
     needed = math.prod(shape) * dtype.itemsize
     try:

@@ -64,10 +64,16 @@ def activation_code(activation: str) -> int:
     return ACTIVATIONS.index(activation)
 
 
-def check_origin(trace: Trace, nodes_shape: tuple[int, ...], n_in: int) -> None:
-    """Refuse what is no trace, or comes from another layer."""
-    if not isinstance(trace, Trace):
-        raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
+def check_origin(
+    trace: Any,
+    nodes_shape: tuple[int, ...],
+    n_in: int,
+    kind: type[Any] = Trace,
+    of: str = "fff_forward",
+) -> None:
+    """Refuse what is no trace of a kind, that of an op, or comes from another layer."""
+    if not isinstance(trace, kind):
+        raise TypeError(f"trace must be the {kind.__name__} of {of}, got {type(trace).__name__}")
     if trace.nodes_shape != nodes_shape or trace.n_in != n_in:
         raise ValueError(
             f"trace must come from nodes of shape {nodes_shape} and n_in = {n_in}, "
