@@ -29,8 +29,10 @@ from .nodes import (
 from .ops.bag import BagTrace, bag_backward, bag_forward
 from .ops.flat import flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
+from .ops.hardening import hardening_loss
 from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
 from .ops.rules import RowGradient, UpdateRule
+from .ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
 from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device
 from .ops.tree import fff_backward, fff_backward_update, fff_forward
@@ -47,6 +49,7 @@ __all__ = [
     "KeysGradients",
     "KeysTrace",
     "RowGradient",
+    "SoftTrace",
     "Trace",
     "UpdateRule",
     "bag_backward",
@@ -57,11 +60,14 @@ __all__ = [
     "default_depth",
     "depth_of",
     "fff_backward",
+    "fff_backward_soft",
     "fff_backward_update",
     "fff_forward",
+    "fff_forward_soft",
     "flat_backward",
     "flat_backward_update",
     "flat_forward",
+    "hardening_loss",
     "init_bag",
     "init_flat",
     "init_keys",
