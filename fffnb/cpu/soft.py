@@ -19,8 +19,9 @@ from . import soft_paths
 Array = NDArray[Any]
 Gating = tuple[Array, int, float]
 
-#: Floating-point operations that take as long as the exponential of one node.
-WORK = 100
+#: Operations that a node counts for in the choice of threads. It takes about 100 of them, but just
+#: after a matrix product its threads still spin: up to a million nodes, one thread is faster.
+WORK = 1
 
 
 def forward(
@@ -34,15 +35,15 @@ def forward(
     y: Array,
 ) -> None:
     """Write scores and weights (batch, n_trees, n_nodes) and y (batch, n_out)."""
-    x_vectors, y_vectors = _sides(nodes, x.shape[1])
-    _multiply(x, x_vectors.T, _flat(scores))
+    x_vectors, y_vectors = sides(nodes, x.shape[1])
+    multiply(x, x_vectors.T, flat(scores))
     if bias is not None:
         scores += bias
     work = WORK * scores.size
     soft_paths.weigh(work, scores, *gating, weights)
     coefs = buffers.empty(scores.shape, scores.dtype)
     soft_paths.mix_coefs(work, activation, scores, weights, coefs)
-    _multiply(_flat(coefs), y_vectors, y)
+    multiply(flat(coefs), y_vectors, y)
 
 
 def backward(
@@ -59,17 +60,17 @@ def backward(
 ) -> Array:
     """Write the gradients of x and nodes; return those of the scores, `grad_scores` included."""
     n_in, work = x.shape[1], WORK * scores.size
-    x_vectors, y_vectors = _sides(nodes, n_in)
-    grad_x_vectors, grad_y_vectors = _sides(grad_nodes, n_in)
+    x_vectors, y_vectors = sides(nodes, n_in)
+    grad_x_vectors, grad_y_vectors = sides(grad_nodes, n_in)
     values, coefs, slopes = (buffers.empty(scores.shape, scores.dtype) for _ in range(3))
-    _multiply(grad_y, y_vectors.T, _flat(values))
+    multiply(grad_y, y_vectors.T, flat(values))
     soft_paths.mix_slopes(work, activation, scores, weights, values, coefs, slopes)
     soft_paths.route(work, scores, *gating, weights, values, slopes)
     if grad_scores is not None:
         slopes += grad_scores
-    _multiply(_flat(slopes), x_vectors, grad_x)
-    _multiply(_flat(slopes).T, x, grad_x_vectors)
-    _multiply(_flat(coefs).T, grad_y, grad_y_vectors)
+    multiply(flat(slopes), x_vectors, grad_x)
+    multiply(flat(slopes).T, x, grad_x_vectors)
+    multiply(flat(coefs).T, grad_y, grad_y_vectors)
     return slopes
 
 
@@ -81,19 +82,19 @@ def entropy(scores: Array, n_deciding: int, gate: int, temperature: float) -> tu
     return float(sums.sum()), slopes
 
 
-def _sides(nodes: Array, n_in: int) -> tuple[Array, Array]:
+def sides(nodes: Array, n_in: int) -> tuple[Array, Array]:
     """Return the x and the y vectors of a forest as matrices, which are views."""
     table = nodes.reshape(-1, nodes.shape[2])
     return table[:, :n_in], table[:, n_in:]
 
 
-def _flat(array: Array) -> Array:
+def flat(array: Array) -> Array:
     """Return (batch, n_trees, n_nodes) as (batch, n_trees * n_nodes)."""
     batch, n_trees, n_nodes = array.shape
     return array.reshape(batch, n_trees * n_nodes)
 
 
 @np.errstate(all="ignore")
-def _multiply(a: Array, b: Array, out: Array) -> None:
+def multiply(a: Array, b: Array, out: Array) -> None:
     """Write the matrix product; what is not finite raises no warning, as in a kernel."""
     np.matmul(a, b, out=out)
