@@ -32,7 +32,7 @@ def hardening_loss(
     Returns
     -------
     loss : float
-        In nats: a mean lies from 0 to log 2. As the paper found, hard paths do as well as soft ones
+        In nats: a mean lies from 0 to log 2. The paper takes hard paths to do as well as soft ones
         once the mean is below 0.1.
     grad_scores : ndarray, shape and dtype of the scores
         Gradient of `loss`; `fff_backward_soft` takes it, times the weight of the loss.

@@ -21,10 +21,15 @@ Array = NDArray[Any]
 GATES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "sigmoid": (expit, lambda z: expit(z) * expit(-z)),
     "smooth_step": (
-        lambda z: np.where(np.abs(z) < 0.5, 0.5 + 1.5 * z - 2 * z**3, z > 0),
-        lambda z: np.where(np.abs(z) < 0.5, 1.5 - 6 * z**2, 0),
+        lambda z: _within(z) ** 2 * (3 - 2 * _within(z)),
+        lambda z: 6 * _within(z) * _within(-z),
     ),
 }
+
+
+def _within(z: Array) -> Array:
+    """Return how far z lies within the smooth step, from 0 at its lower edge to 1 at its upper."""
+    return np.clip(0.5 + z, 0, 1)
 
 
 class Options(NamedTuple):
@@ -94,22 +99,11 @@ def backward(
     act, derivative = ACTIVATIONS[options.activation]
     size: Callable[[Array], Array] = np.abs if absolute else np.asarray
     gains = grad_y @ y_vectors.transpose(0, 2, 1)  # of the coefficients of the y vectors
-    grad_total = size(gains * run.weights * derivative(run.scores))
+    rises = _rises(run.scores, options)
+    grad_total = _through_decisions(gains * act(run.scores), run.shares, rises, size)
+    grad_total += size(gains * run.weights * derivative(run.scores))
     if grad_scores is not None:
         grad_total += size(grad_scores)
-    rises = GATES[options.gate][1](run.scores / options.temperature) / options.temperature
-    if options.leaks is not None:
-        rises = np.where(options.leaks, -rises, rises)
-    for node in range(nodes.shape[1]):
-        worth = gains[:, :, node] * act(run.scores[:, :, node])
-        for parent, right in path_to(node):
-            others = [
-                _taken(run.shares[:, :, other], other_right)
-                for other, other_right in path_to(node)
-                if other != parent
-            ]
-            rise = rises[:, :, parent] if right else -rises[:, :, parent]
-            grad_total[:, :, parent] += size(worth * rise * np.prod(others, axis=0))
     coefs = size(run.weights * act(run.scores))
     grad_x = (grad_total @ size(x_vectors)).sum(axis=0)
     grad_x_vectors = grad_total.transpose(0, 2, 1) @ size(x)
@@ -122,11 +116,53 @@ def hardening(scores: Array, gate: str, temperature: float) -> tuple[float, Arra
     """Return the entropy of all nodes but those of the last level, summed, and its gradient."""
     deciding = np.arange(scores.shape[-1]) < scores.shape[-1] // 2
     z = np.asarray(scores, np.float64) / temperature
-    share, rise = (function(z) for function in GATES[gate])
-    loss = (deciding * (entr(share) + entr(1 - share))).sum()
+    gate_of, derivative = GATES[gate]
+    left, right, rise = gate_of(-z), gate_of(z), derivative(z) / temperature
+    loss = (deciding * (entr(left) + entr(right))).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.where(rise == 0, 0, np.log((1 - share) / share) * rise / temperature)
+        slope = np.where(rise == 0, 0, np.log(left / right) * rise)
     return float(loss), deciding * slope
+
+
+def straight_through(
+    grad_y: Array, x: Array, nodes: Array, options: Options, *, absolute: bool = False
+) -> Array:
+    """Return the gradient of all scores (n_trees, batch, n_nodes) through hard decisions.
+
+    With `absolute`, return the sums of the absolute terms instead: the scale of an error.
+    """
+    run = forward(x, nodes, options)
+    y_vectors = _float64(x, nodes, options.bias)[2]
+    gains = np.asarray(grad_y, np.float64) @ y_vectors.transpose(0, 2, 1)
+    worths = gains * ACTIVATIONS[options.activation][0](run.scores)
+    size: Callable[[Array], Array] = np.abs if absolute else np.asarray
+    decisions = (run.scores > 0).astype(float)
+    return _through_decisions(worths, decisions, _rises(run.scores, options), size)
+
+
+def _rises(scores: Array, options: Options) -> Array:
+    """Return the derivatives of the shares that go right, by the scores."""
+    rises = GATES[options.gate][1](scores / options.temperature) / options.temperature
+    return rises if options.leaks is None else np.where(options.leaks, -rises, rises)
+
+
+def _through_decisions(
+    worths: Array, shares: Array, rises: Array, size: Callable[[Array], Array]
+) -> Array:
+    """Return the gradient that scores have because they decide on the weights.
+
+    The weight of a node is the product of the shares on the path to it: the derivative by each is
+    the product of the others, and their `size` is summed.
+    """
+    total = np.zeros(worths.shape)
+    for node in range(worths.shape[2]):
+        path = path_to(node)
+        taken = [_taken(shares[:, :, parent], right) for parent, right in path]
+        for i, (parent, right) in enumerate(path):
+            others = np.prod(taken[:i] + taken[i + 1 :], axis=0)
+            rise = rises[:, :, parent] if right else -rises[:, :, parent]
+            total[:, :, parent] += size(worths[:, :, node] * rise * others)
+    return total
 
 
 def path_to(node: int) -> list[tuple[int, bool]]:
