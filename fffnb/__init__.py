@@ -33,6 +33,7 @@ from .ops.hardening import hardening_loss
 from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
 from .ops.rules import RowGradient, UpdateRule
 from .ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
+from .ops.straight import straight_through
 from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device
 from .ops.tree import fff_backward, fff_backward_update, fff_forward
@@ -77,6 +78,7 @@ __all__ = [
     "nn",
     "pack_nodes",
     "split_nodes",
+    "straight_through",
     "to_device",
     "update_rows",
 ]

@@ -133,3 +133,14 @@ def mix_slopes(activation, scores, weights, values, coefs, slopes):
                 coefs[s, t, k] = weight * active
                 slopes[s, t, k] = weight * derivative(activation, score) * value
                 values[s, t, k] = active * value
+
+
+@Kernel
+def scale_by_slope(scores, gate, temperature, out):
+    """Multiply by the derivative of the share that goes right, by the score."""
+    for s in prange(len(scores)):
+        for t in range(scores.shape[1]):
+            for k in range(scores.shape[2]):
+                z = scores[s, t, k] / temperature
+                left, right = shares(gate, z)
+                out[s, t, k] *= slope(gate, z, left, right) / temperature

@@ -48,12 +48,14 @@ def row_of(t, level, at, depth, patterns):
 
 @helper
 def follow(s, scores, leaves, patterns, rows, q):
-    """Write the rows on the path of sample s to path q."""
+    """Write the rows on the path of sample s to path q: the last ones, if it is shorter."""
     _, n_trees, depth = scores.shape
+    n_levels = rows.shape[1] // n_trees
     for t in range(n_trees):
-        for level in range(depth):
+        for k in range(n_levels):
+            level = depth - n_levels + k
             at = place(leaves[s, t], level, depth, patterns)
-            rows[q, t * depth + level] = row_of(t, level, at, depth, patterns)
+            rows[q, t * n_levels + k] = row_of(t, level, at, depth, patterns)
 
 
 @helper

@@ -179,7 +179,7 @@ def fff_forward_soft(
     ...                  fffnb.fff_forward(x, nodes)))
     True
     """
-    nodes = _check_nodes(nodes)
+    nodes, _ = check_host_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
     width = output_width(n_in, nodes.shape, n_out)
@@ -249,7 +249,7 @@ def fff_backward_soft(
     >>> grads.x.shape, grads.nodes.shape, grads.bias
     ((5, 3), (1, 15, 5), None)
     """
-    nodes = _check_nodes(nodes)
+    nodes, _ = check_host_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
     width = output_width(n_in, nodes.shape, None)
@@ -279,15 +279,15 @@ def fff_backward_soft(
     return Gradients(grad_x, grad_nodes, slopes.sum(axis=0) if trace.has_bias else None)
 
 
-def _check_nodes(nodes: object) -> Array:
-    """Return nodes that lie on the CPU."""
+def check_host_nodes(nodes: object) -> tuple[Array, int]:
+    """Return nodes that lie on the CPU, and their depth."""
     kind = kind_of(nodes)
     if kind is not None:
         raise TypeError(
             "nodes must be a numpy.ndarray, as soft training runs on the CPU alone, "
             f"got a {kind.name}"
         )
-    return check_nodes(nodes)[0]
+    return check_nodes(nodes)
 
 
 def check_states(trace: SoftTrace, lead: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -1,0 +1,108 @@
+"""The straight-through gradient: hard paths that learn where to go, at the cost of side paths.
+
+Source: Bengio, Léonard and Courville, "Estimating or Propagating Gradients Through Stochastic
+Neurons for Conditional Computation" (arXiv:1308.3432), for the decisions of the tree.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .. import buffers, cpu
+from ..activations import ACTIVATIONS
+from .arrays import Array, as_batch, check_native, check_rows, check_shape, output_width, unlocked
+from .paths import check_temperature, gate_code
+from .soft import check_host_nodes
+from .trace import Trace, check_trace
+
+
+def straight_through(
+    grad_y: Array,
+    x: Array,
+    nodes: Array,
+    trace: Trace,
+    *,
+    temperature: float = 1.0,
+    gate: str = "sigmoid",
+    bias: Array | None = None,
+) -> Array:
+    """Return the gradient that the scores of hard paths have through their decisions.
+
+    The decision of a node is b = 1 (right) where λ > 0, else 0. It has no gradient; the
+    straight-through estimator takes that of the soft share c of `fff_forward_soft` for it. So the
+    score of a node on the path has the gradient
+
+        c'(λ) · dot(grad_y, right - left),
+
+    where `right` and `left` are what the output would gain from the hard path that begins at the
+    right and at the left child; one of them was taken. Nodes off the path have none.
+
+    Parameters
+    ----------
+    grad_y : ndarray, dtype of x, shape (..., n_out)
+        Gradient of the loss with respect to the output.
+    x, nodes : ndarray
+        The arguments of the forward pass.
+    trace : Trace
+        What `fff_forward` returned.
+    temperature, gate : float, str
+        c, as a function of λ: see `fff_forward_soft`.
+    bias : ndarray, dtype of x, shape (n_trees, 2**depth - 1), optional
+        The bias of the forward pass: side paths need it.
+
+    Returns
+    -------
+    ndarray, dtype of x, shape (..., n_trees, depth)
+        Gradient with respect to the scores of the trace, to be added to that which they have
+        through their coefficients: zero on the last level, where nothing is decided.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the forward pass; no kernel has run then.
+
+    Notes
+    -----
+    Every decision is compared with the path not taken, down to the last level: depth · (depth - 1)
+    / 2 nodes beside the depth nodes of the path, 66 beside 12, where `fff_forward_soft` evaluates
+    4095. The result is the same bits on any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fffnb
+    >>> x, nodes = np.ones((5, 3), np.float32), fffnb.init_nodes(3, 2, depth=4)
+    >>> y, trace = fffnb.fff_forward(x, nodes, return_trace=True)
+    >>> fffnb.straight_through(np.ones_like(y), x, nodes, trace, temperature=0.5).shape
+    (5, 1, 4)
+    """
+    nodes, depth = check_host_nodes(nodes)
+    x = check_rows("x", x, nodes.dtype)
+    lead, n_in = x.shape[:-1], x.shape[-1]
+    width = output_width(n_in, nodes.shape, None)
+    grad_y = check_rows("grad_y", grad_y, nodes.dtype)
+    check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
+    check_trace(trace, lead, n_in, nodes, depth)
+    if trace.has_bias != (bias is not None):
+        wanted = "given" if trace.has_bias else "None"
+        had = "had one" if trace.has_bias else "had none"
+        raise ValueError(f"bias must be {wanted}, as the forward pass of this trace {had}")
+    if bias is not None:
+        bias = check_native("bias", bias, nodes.dtype)
+        bias = unlocked(check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes"))
+    temperature, code = check_temperature(temperature), gate_code(gate)
+    batch, n_trees = math.prod(lead), len(nodes)
+    grad_scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
+    cpu.straight.through(
+        as_batch(grad_y),
+        as_batch(x),
+        unlocked(nodes),
+        bias,
+        ACTIVATIONS.index(trace.activation),
+        code,
+        temperature,
+        unlocked(trace.scores).reshape(batch, n_trees, depth),
+        unlocked(trace.leaves).reshape(batch, n_trees),
+        grad_scores,
+    )
+    return grad_scores.reshape(*lead, n_trees, depth)
