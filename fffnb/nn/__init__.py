@@ -14,6 +14,7 @@ from .optimizer import Optimizer
 from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
+from .soft import Annealing, SoftFFF, SoftHardGap, soft_hard_gap
 
 __all__ = [
     "FFF",
@@ -21,6 +22,7 @@ __all__ = [
     "GELU",
     "SGD",
     "AdamW",
+    "Annealing",
     "BagFFF",
     "FlatFFF",
     "History",
@@ -30,6 +32,8 @@ __all__ = [
     "ProductKeyFFF",
     "ReLU",
     "Sequential",
+    "SoftFFF",
+    "SoftHardGap",
     "TreeLayer",
     "accuracy",
     "constant",
@@ -42,6 +46,7 @@ __all__ = [
     "mean_squared_error",
     "predict",
     "save_model",
+    "soft_hard_gap",
     "softmax_cross_entropy",
     "step",
 ]
