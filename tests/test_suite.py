@@ -107,6 +107,13 @@ def test_right_kernels_are_timed(suite, topic, name, dtype, monkeypatch):
     benchmarks(suite[topic])[name][0](SMALL)
 
 
+@pytest.mark.parametrize("name", ["time_forward", "time_backward", "time_straight"])
+def test_right_soft_kernels_are_timed(suite, name, monkeypatch):
+    small = suite["problems"].CASES[SMALL]._replace(n_trees=3)
+    monkeypatch.setitem(suite["problems"].CASES, SMALL, small)
+    benchmarks(suite["soft"])[f"Soft.{name}"][0](SMALL)
+
+
 def spoilt(kernel, *, argument):
     """Return a kernel that leaves one wrong row in an argument; None stands for its result."""
 
