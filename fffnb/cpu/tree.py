@@ -180,7 +180,19 @@ def sweep(
             if first > 0:
                 order = sort(leaves[:, t], first)
             tree_sweep.descend_in_order(
-                work // 2, x, table, bias, t, first, stop, order, chunk, found, scores, leaves
+                work // 2,
+                x,
+                table,
+                bias,
+                t,
+                first,
+                stop,
+                order,
+                chunk,
+                found,
+                scores,
+                leaves,
+                False,
             )
     tree_sweep.mix_in_order(
         work // 2,

@@ -234,16 +234,25 @@ def step_chunks(
 @helper
 def sum_four(x, weights, q, samples, item, n, start, sums):
     """Write the sums of n samples by four weights from q on to `sums`, from column `start` on."""
-    wide, width = x.shape[1], sums.shape[1]
-    at = 4 * item * width + start
+    sum_rows(x, weights, q, samples, item, 0, n, start, sums, 4 * item)
+
+
+@helper
+def sum_rows(x, weights, q, samples, p, i, j, start, out, row):
+    """Write the sums of samples i to j of path p by four weights from q on to four rows of `out`.
+
+    The rows are those from `row` on, the columns those from `start` on.
+    """
+    wide, width = x.shape[1], out.shape[1]
+    at = row * width + start
     at1, at2, at3 = at + width, at + 2 * width, at + 3 * width
-    whole = n // 3 * 3
-    for k in range(0, whole, 3):
-        mix_tile(weights, q, samples, item, k, x, 0, wide, sums, at, at1, at2, at3)
-    if whole < n:
+    whole = i + (j - i) // 3 * 3
+    for k in range(i, whole, 3):
+        mix_tile(weights, q, samples, p, k, x, 0, wide, out, at, at1, at2, at3, k == i)
+    if whole < j:
         for k in range(4):
-            out = at + k * width
-            mix(weights, q + k, samples, item, whole, n, x, 0, wide, sums, out, whole == 0)
+            to = at + k * width
+            mix(weights, q + k, samples, p, whole, j, x, 0, wide, out, to, whole == i)
 
 
 @helper

@@ -92,8 +92,10 @@ def mix_samples(
 
 
 @helper
-def mix_paths(samples, n, coefs, rows, q, table, start, room, streamed, out):
+def mix_paths(samples, n, coefs, rows, q, table, start, room, streamed, out, fresh=True):
     """Write the mix of the part from `start` on of each path from q on to the row of its sample.
+
+    If not `fresh`, add it to the row; then it is not streamed.
 
     If `streamed`, the same rows of `room` (n_paths, n_out) are where four mixes rest before they
     are written past the caches.
@@ -102,16 +104,16 @@ def mix_paths(samples, n, coefs, rows, q, table, start, room, streamed, out):
     if n < 4:
         for k in range(n):
             at = samples[k] * width
-            mix(coefs, q + k, rows, q + k, 0, n_rows, table, start, width, out, at, True)
+            mix(coefs, q + k, rows, q + k, 0, n_rows, table, start, width, out, at, fresh)
     elif streamed:
         r0, r1, r2, r3 = q * width, (q + 1) * width, (q + 2) * width, (q + 3) * width
-        mix_four(coefs, rows, q, n_rows, table, start, width, room, r0, r1, r2, r3)
+        mix_four(coefs, rows, q, n_rows, table, start, width, room, r0, r1, r2, r3, fresh)
         for k in range(4):
             stream_row(room, (q + k) * width, width, out, samples[k] * width)
     else:
         s0, s1, s2, s3 = samples
         r0, r1, r2, r3 = s0 * width, s1 * width, s2 * width, s3 * width
-        mix_four(coefs, rows, q, n_rows, table, start, width, out, r0, r1, r2, r3)
+        mix_four(coefs, rows, q, n_rows, table, start, width, out, r0, r1, r2, r3, fresh)
 
 
 @helper
@@ -122,21 +124,22 @@ def stream_row(room, i, n, out, at):
 
 
 @helper
-def mix_four(coefs, rows, q, n_rows, table, start, n, out, at0, at1, at2, at3):
+def mix_four(coefs, rows, q, n_rows, table, start, n, out, at0, at1, at2, at3, fresh):
     """Do what `mix` does with n_rows rows, for the four paths from q on."""
     k = 0
     while k < n_rows:
+        new = fresh and k == 0
         if same(rows, q, k, n_rows):
-            mix_tile(coefs, q, rows, q, k, table, start, n, out, at0, at1, at2, at3)
+            mix_tile(coefs, q, rows, q, k, table, start, n, out, at0, at1, at2, at3, new)
             k += 3
         else:
             end = k + 1
             while end < n_rows and not same(rows, q, end, n_rows):
                 end += 1
-            mix(coefs, q, rows, q, k, end, table, start, n, out, at0, k == 0)
-            mix(coefs, q + 1, rows, q + 1, k, end, table, start, n, out, at1, k == 0)
-            mix(coefs, q + 2, rows, q + 2, k, end, table, start, n, out, at2, k == 0)
-            mix(coefs, q + 3, rows, q + 3, k, end, table, start, n, out, at3, k == 0)
+            mix(coefs, q, rows, q, k, end, table, start, n, out, at0, new)
+            mix(coefs, q + 1, rows, q + 1, k, end, table, start, n, out, at1, new)
+            mix(coefs, q + 2, rows, q + 2, k, end, table, start, n, out, at2, new)
+            mix(coefs, q + 3, rows, q + 3, k, end, table, start, n, out, at3, new)
             k = end
 
 
@@ -153,12 +156,12 @@ def same(rows, q, k, n):
 
 
 @helper
-def mix_tile(coefs, q, rows, p, k, table, start, n, out, at0, at1, at2, at3):
+def mix_tile(coefs, q, rows, p, k, table, start, n, out, at0, at1, at2, at3, fresh):
     """Do what `mix` does with rows k to k + 3 of path p, for the four coefs from q on."""
     places = (*places2(rows, p, k, table, start), rows[p, k + 2] * table.shape[1] + start)
     c0, c1 = spread3(coefs, q, k), spread3(coefs, q + 1, k)
     c2, c3 = spread3(coefs, q + 2, k), spread3(coefs, q + 3, k)
-    width, zero, fresh = lanes(out), zeros(out, 1)[0], k == 0
+    width, zero = lanes(out), zeros(out, 1)[0]
     whole = n // width * width
     for j in range(0, whole, width):
         v = load_all(table, places, j)

@@ -18,13 +18,16 @@ from .tree_walk import descend, take_four
 
 
 @Kernel
-def descend_in_order(x, table, bias, t, first, stop, order, chunk, found, scores, leaves):
-    """Take every sample down tree t from level `first`, by which `order` is sorted, to `stop`."""
+def descend_in_order(x, table, bias, t, first, stop, order, chunk, found, scores, leaves, closed):
+    """Take every sample down tree t from level `first`, by which `order` is sorted, to `stop`.
+
+    `closed` as in `turn`.
+    """
     for c in prange(len(found)):
         end = min(len(x), (c + 1) * chunk)
         for i in range(c * chunk, end, 4):
             samples, n = take_four(order, i, end), min(4, end - i)
-            descend(x, table, bias, t, first, stop, samples, n, found, c, scores, leaves)
+            descend(x, table, bias, t, first, stop, samples, n, found, c, scores, leaves, closed)
 
 
 @Kernel

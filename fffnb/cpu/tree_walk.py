@@ -115,36 +115,43 @@ def load4(a, i0, i1, i2, i3, k):
 
 
 @helper
-def turn(score, bias, row, t, level, s, scores, leaves):
-    """Note the score, not yet with bias, of sample s at a row, and send it to a child."""
+def turn(score, bias, row, t, level, s, scores, leaves, closed=False):
+    """Note the score, not yet with bias, of sample s at a row, and send it to a child.
+
+    The right one takes positive scores, and if `closed`, 0.
+    """
     if len(bias) > 0:
         score += bias[row]
     scores[s, t, level] = score
-    leaves[s, t] = 2 * leaves[s, t] + (1 if score > 0 else 0)  # a NaN score goes left
+    right = score > 0 or (closed and score == 0)  # a NaN score goes left
+    leaves[s, t] = 2 * leaves[s, t] + (1 if right else 0)
 
 
 @helper
-def descend(x, table, bias, t, first, stop, samples, n, found, c, scores, leaves):
-    """Take the first n of a tuple of four samples down tree t from level `first` to `stop`."""
+def descend(x, table, bias, t, first, stop, samples, n, found, c, scores, leaves, closed=False):
+    """Take the first n of a tuple of four samples down tree t from level `first` to `stop`.
+
+    `closed` as in `turn`.
+    """
     if n == 4:
-        descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves)
+        descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves, closed)
     else:
         for k in range(n):
-            descend_one(x, table, bias, t, first, stop, samples[k], scores, leaves)
+            descend_one(x, table, bias, t, first, stop, samples[k], scores, leaves, closed)
 
 
 @helper
-def descend_one(x, table, bias, t, first, stop, s, scores, leaves):
+def descend_one(x, table, bias, t, first, stop, s, scores, leaves, closed):
     """Take sample s down tree t from level `first` to `stop`."""
     n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
     for level in range(first, stop):
         row = root + (1 << level) - 1 + leaves[s, t]
         score = dot(table, row * width, x, s * n_in, n_in)
-        turn(score, bias, row, t, level, s, scores, leaves)
+        turn(score, bias, row, t, level, s, scores, leaves, closed)
 
 
 @helper
-def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves):
+def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leaves, closed):
     """Do what `descend_one` does for a tuple of four samples."""
     n_in, width, root = x.shape[1], table.shape[1], t * ((1 << scores.shape[2]) - 1)
     s0, s1, s2, s3 = samples
@@ -160,17 +167,17 @@ def descend_four(x, table, bias, t, first, stop, samples, found, c, scores, leav
             tile(x, i0, i1, i2, i3, table, j0, j1, j2, n_in, found, at)
             for k in range(4):
                 s = samples[k]
-                turn(found[c, 3 * k], bias, row0, t, level, s, scores, leaves)
+                turn(found[c, 3 * k], bias, row0, t, level, s, scores, leaves, closed)
                 side = leaves[s, t] & 1
                 score = found[c, 3 * k + 1 + side]
-                turn(score, bias, left + side, t, level + 1, s, scores, leaves)
+                turn(score, bias, left + side, t, level + 1, s, scores, leaves, closed)
             level += 2
         else:
             j0, j1, j2, j3 = row0 * width, row1 * width, row2 * width, row3 * width
             dots(x, i0, i1, i2, i3, table, j0, j1, j2, j3, n_in, found, at)
             rows = row0, row1, row2, row3
             for k in range(4):
-                turn(found[c, k], bias, rows[k], t, level, samples[k], scores, leaves)
+                turn(found[c, k], bias, rows[k], t, level, samples[k], scores, leaves, closed)
             level += 1
 
 
