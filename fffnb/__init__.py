@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .leaves import LeafBias, init_leaf
 from .nodes import (
     count_nodes,
     default_depth,
@@ -31,6 +32,8 @@ from .ops.flat import flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.hardening import hardening_loss
 from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
+from .ops.leaf import LeafGradients, LeafTrace, leaf_backward, leaf_forward
+from .ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
 from .ops.rules import RowGradient, UpdateRule
 from .ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
 from .ops.straight import straight_through
@@ -49,6 +52,10 @@ __all__ = [
     "Gradients",
     "KeysGradients",
     "KeysTrace",
+    "LeafBias",
+    "LeafGradients",
+    "LeafSoftTrace",
+    "LeafTrace",
     "RowGradient",
     "SoftTrace",
     "Trace",
@@ -72,9 +79,14 @@ __all__ = [
     "init_bag",
     "init_flat",
     "init_keys",
+    "init_leaf",
     "init_nodes",
     "keys_backward",
     "keys_forward",
+    "leaf_backward",
+    "leaf_backward_soft",
+    "leaf_forward",
+    "leaf_forward_soft",
     "nn",
     "pack_nodes",
     "split_nodes",

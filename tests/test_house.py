@@ -9,17 +9,18 @@ PACKAGE = Path(fffnb.__file__).parent
 BELOW = {
     "buffers": set(),
     "nodes": {"buffers"},
+    "leaves": {"buffers", "nodes"},
     "activations": set(),
     "files": set(),
     "data": set(),
     "reference": set(),
     "cpu": {"activations", "buffers"},
     "cuda": {"activations"},
-    "ops": {"nodes", "activations", "buffers", "cpu", "cuda"},
-    "nn": {"nodes", "activations", "files", "ops"},
+    "ops": {"nodes", "leaves", "activations", "buffers", "cpu", "cuda"},
+    "nn": {"nodes", "leaves", "activations", "files", "ops"},
     "bridges": {"nodes", "activations", "ops", "nn"},
     "cli": {"nodes", "activations", "files", "data", "nn", "cpu"},  # cpu: to show the threads
-    "__init__": {"nodes", "ops"},
+    "__init__": {"nodes", "leaves", "ops"},
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "dask", "transformers"}

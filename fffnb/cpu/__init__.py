@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import bag, flat, jit, keys, soft, straight, tree, update
+    from . import bag, flat, jit, keys, leaf, leaf_soft, soft, straight, tree, update
 
-__all__ = ["bag", "flat", "jit", "keys", "soft", "straight", "tree", "update"]
+__all__ = ["bag", "flat", "jit", "keys", "leaf", "leaf_soft", "soft", "straight", "tree", "update"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -113,9 +113,14 @@ def check_paths(
     """Refuse the scores and leaves of a trace that do not fit the samples and trees `lead`."""
     check_native("trace.scores", scores, dtype)
     check_shape("trace.scores", scores, (*lead, depth), "leading axes of x, trees, depth")
+    check_leaves(leaves, lead, 2**depth)
+
+
+def check_leaves(leaves: Array, lead: tuple[int, ...], n_leaves: int) -> None:
+    """Refuse the leaves of a trace that do not fit the samples and trees `lead`."""
     check_native("trace.leaves", leaves, np.dtype(np.int32))
     check_shape("trace.leaves", leaves, lead, "leading axes of x, trees")
-    if leaves.size and not 0 <= leaves.min() <= leaves.max() < 2**depth:
+    if leaves.size and not 0 <= leaves.min() <= leaves.max() < n_leaves:
         raise ValueError(
-            f"trace.leaves must lie from 0 to {2**depth - 1}, got {leaves.min()} to {leaves.max()}"
+            f"trace.leaves must lie from 0 to {n_leaves - 1}, got {leaves.min()} to {leaves.max()}"
         )
