@@ -62,6 +62,7 @@ def through(
                 found,
                 other_scores,
                 others,
+                False,
             )
         gain = below - worths(other_scores, others, depth - 1 - level).sum(axis=2)
         grad_scores[:, :, level] = np.where(taken & 1, gain, -gain)

@@ -8,6 +8,7 @@ from .form_layer import TreeLayer
 from .forms import FORMS, make_layer
 from .layer import Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
+from .leaf import LeafFFF
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, AdamW
 from .optimizer import Optimizer
@@ -27,6 +28,7 @@ __all__ = [
     "FlatFFF",
     "History",
     "Layer",
+    "LeafFFF",
     "Linear",
     "Optimizer",
     "ProductKeyFFF",

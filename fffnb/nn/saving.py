@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..files import read_arrays, write_arrays
+from ..leaves import LeafBias
 from ..nodes import count_flat_rows
 from .bag import BagFFF, ProductKeyFFF
 from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
+from .leaf import LeafFFF
 
 #: Sequential in Sequential in ..., at most so deep.
 MAX_NESTING = 8
@@ -139,9 +141,11 @@ def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> La
         return _build_bag(config, left, prefix)
     if kind == "ProductKeyFFF":
         return _build_keys(config, left, prefix)
+    if kind == "LeafFFF":
+        return _build_leaf(config, left, prefix)
     raise ValueError(
-        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, Linear, ReLU, GELU or Sequential, "
-        f"got {kind!r}"
+        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, LeafFFF, Linear, ReLU, GELU or "
+        f"Sequential, got {kind!r}"
     )
 
 
@@ -182,6 +186,25 @@ def _build_keys(config: dict[str, Any], left: dict[str, Array], prefix: str) -> 
     keys = _take(left, prefix + "keys", (n_trees, 2, n_keys, n_in // 2))
     y_vectors = _take(left, prefix + "y_vectors", (n_keys**2, n_out), keys.dtype)
     return ProductKeyFFF.of(_integer(config, "k"), str(config.get("activation")), keys, y_vectors)
+
+
+def _build_leaf(config: dict[str, Any], left: dict[str, Array], prefix: str) -> LeafFFF:
+    """Build a layer of the leaf form, taking its parameters out of `left`."""
+    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
+    depth, n_trees = min(_integer(config, "depth"), 64), _integer(config, "n_trees")
+    width, biased = _integer(config, "width"), _truth(config, "bias")
+    nodes, leaves = (n_trees, 2**depth - 1), (n_trees, 2**depth)
+    routers = _take(left, prefix + "routers", (*nodes, n_in))
+    table = _take(left, prefix + "leaves", (*leaves, width, n_in + n_out), routers.dtype)
+    shapes = {"router": nodes, "hidden": (*leaves, width), "output": (*leaves, n_out)}
+    bias = None
+    if biased:
+        arrays = (
+            _take(left, f"{prefix}{name}_bias", shape, routers.dtype)
+            for name, shape in shapes.items()
+        )
+        bias = LeafBias(*arrays)
+    return LeafFFF.of(str(config.get("activation")), routers, table, bias)
 
 
 def _take(

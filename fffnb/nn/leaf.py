@@ -1,0 +1,181 @@
+"""The layer of the leaf form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..leaves import LeafBias, init_leaf
+from ..ops.hardening import hardening_loss
+from ..ops.leaf import leaf_forward
+from ..ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
+from ..ops.paths import check_leak, check_temperature, gate_code
+from .layer import Array, Gradients, Layer
+from .optimizer import check_number
+
+#: Names of the biases among the parameters.
+_NAMES = ("router_bias", "hidden_bias", "output_bias")
+
+
+class LeafFFF(Layer):
+    """Layer of the first FFF paper: routers choose a small network, softly in training.
+
+    `forward` and `backward` are those of `leaf_forward_soft`: training costs as much as that of a
+    dense layer of ``2**depth * width`` hidden neurons. Calling the layer takes hard paths, as
+    `leaf_forward` does.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Widths of the input and of the output.
+    depth : int
+        Levels of routers; each tree has ``2**depth`` leaves.
+    width : int
+        Hidden neurons of each leaf.
+    n_trees : int, default 1
+        Number of trees.
+    activation : str, default "relu"
+        act on the score of a hidden neuron: see `leaf_forward`.
+    bias : bool, default True
+        Give routers, hidden neurons and outputs biases.
+    temperature, gate, leak : float, str, float
+        See `leaf_forward_soft`; attributes that may be set between steps. Files do not keep them.
+    hardening : float, default 0
+        Weight of the mean `hardening_loss`, whose gradient `backward` adds; likewise.
+    rng, dtype
+        How the parameters are drawn: see `init_leaf`. The leaks follow from the same generator.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `init_leaf`, `leaf_forward` and `leaf_forward_soft`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fffnb import nn
+    >>> layer = nn.LeafFFF(64, 10, depth=4, width=8, hardening=0.1)
+    >>> layer(np.ones((3, 64), np.float32)).shape, layer.neurons_read, layer.neurons
+    ((3, 10), 12, 143)
+    """
+
+    routers: Array
+    leaves: Array
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        depth: int,
+        width: int,
+        *,
+        n_trees: int = 1,
+        activation: str = "relu",
+        bias: bool = True,
+        temperature: float = 1.0,
+        gate: str = "sigmoid",
+        leak: float = 0.0,
+        hardening: float = 0.0,
+        rng: int | np.random.Generator | None = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        generator = np.random.default_rng(rng)
+        routers, leaves, biases = init_leaf(
+            n_in, n_out, depth, width, n_trees, rng=generator, dtype=dtype
+        )
+        self._train_by(temperature, gate, leak, hardening, generator)
+        self._hold(activation, routers, leaves, biases if bias else None)
+
+    @classmethod
+    def of(
+        cls, activation: str, routers: Array, leaves: Array, bias: LeafBias | None = None
+    ) -> LeafFFF:
+        """Return a layer that uses given routers, leaves and biases: see `leaf_forward`."""
+        layer = cls.__new__(cls)
+        layer._train_by(1.0, "sigmoid", 0.0, 0.0, np.random.default_rng(0))
+        layer._hold(activation, routers, leaves, bias)
+        return layer
+
+    def _train_by(
+        self,
+        temperature: float,
+        gate: str,
+        leak: float,
+        hardening: float,
+        generator: np.random.Generator,
+    ) -> None:
+        gate_code(gate)
+        self.temperature, self.leak = check_temperature(temperature), check_leak(leak)
+        self.gate, self.hardening = gate, check_number("hardening", hardening, least=0.0)
+        self._generator = generator
+
+    def _hold(self, activation: str, routers: Array, leaves: Array, bias: LeafBias | None) -> None:
+        self.n_in, self.n_out = routers.shape[2], leaves.shape[3] - routers.shape[2]
+        self.n_trees, n_leaves, self.width = leaves.shape[:3]
+        self.depth = int(n_leaves).bit_length() - 1
+        self.activation = activation
+        self.parameters = {"routers": routers, "leaves": leaves, **_named(bias)}
+        for name, array in self.parameters.items():
+            setattr(self, name, array)
+        self.neurons = self.n_trees * (n_leaves - 1 + n_leaves * self.width)
+        self.neurons_read = self.n_trees * (self.depth + self.width)
+        self(np.empty((0, self.n_in), routers.dtype))  # refuses what does not fit
+
+    @property
+    def bias(self) -> LeafBias | None:
+        """The biases, or None."""
+        biases = [self.parameters[name] for name in _NAMES if name in self.parameters]
+        return LeafBias(*biases) if biases else None
+
+    def __call__(self, x: Array) -> Array:
+        """Return the output (..., n_out) for samples x (..., n_in), by hard paths."""
+        return leaf_forward(
+            x, self.routers, self.leaves, bias=self.bias, activation=self.activation
+        )
+
+    def forward(self, x: Array) -> tuple[Array, tuple[Array, LeafSoftTrace]]:
+        """Return the soft output for x and what `backward` needs."""
+        y, trace = leaf_forward_soft(
+            x,
+            self.routers,
+            self.leaves,
+            temperature=self.temperature,
+            gate=self.gate,
+            leak=self.leak,
+            rng=self._generator,
+            bias=self.bias,
+            activation=self.activation,
+            return_trace=True,
+        )
+        return y, (x, trace)
+
+    def backward(
+        self, grad_y: Array, trace: tuple[Array, LeafSoftTrace], *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradient of the input and those of the parameters, which are dense."""
+        x, soft = trace
+        grad_scores = self.hardening * hardening_loss(soft)[1] if self.hardening != 0 else None
+        grads = leaf_backward_soft(
+            grad_y, x, self.routers, self.leaves, soft, bias=self.bias, grad_scores=grad_scores
+        )
+        gradients: Gradients = {"leaves": grads.leaves, **_named(grads.bias)}
+        if grads.routers is not None:
+            gradients["routers"] = grads.routers
+        return grads.x, gradients
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        sizes = {"n_in": self.n_in, "n_out": self.n_out, "depth": self.depth, "width": self.width}
+        rest = {
+            "n_trees": self.n_trees,
+            "activation": self.activation,
+            "bias": self.bias is not None,
+        }
+        return {"kind": "LeafFFF", **sizes, **rest}
+
+
+def _named(bias: LeafBias | None) -> dict[str, Array]:
+    """Return biases by the names of the parameters."""
+    return {} if bias is None else dict(zip(_NAMES, bias, strict=True))
