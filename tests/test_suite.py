@@ -191,6 +191,24 @@ def test_a_wrong_bag_is_not_timed(suite, monkeypatch):
             calls["BagBackward.time_rows"][0](case)
 
 
+def test_a_wrong_leaf_form_is_not_timed(suite, monkeypatch):
+    small = suite["leaf"].Sizes(9, 7, 2, 3, batch=80)
+    monkeypatch.setitem(suite["leaf"].CASES, "small", small)
+    calls = benchmarks(suite["leaf"])
+    for module, kernel, argument, name in (
+        (cpu.leaf, "forward", 7, "Leaf.time_inference"),
+        (cpu.leaf_soft, "forward", 9, "Leaf.time_training"),
+        (cpu.leaf_soft, "backward", 11, "Leaf.time_training"),
+    ):
+        calls[name][0]("small")
+        with monkeypatch.context() as patch, pytest.raises(AssertionError, match="exceeds"):
+            patch.setattr(module, kernel, spoilt(getattr(module, kernel), argument=argument))
+            suite["leaf"].inference.cache_clear()
+            suite["leaf"].training.cache_clear()
+            calls[name][0]("small")
+        suite["leaf"].training.cache_clear()
+
+
 def test_a_wrong_path_is_seen(suite):
     x, nodes, _, trace = suite["problems"].problem(suite["problems"].CASES[SMALL])
     suite["truth"].Truth(x, nodes, trace.leaves)
