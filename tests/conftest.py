@@ -61,8 +61,8 @@ def path(request, monkeypatch):
 @pytest.fixture
 def forget_kernels():
     """Give a function that forgets all GPU kernels, as after a change of what is compiled in."""
-    names = ("order", "rows", "steps", "tree", "tree_backward", "tree_mix", "tree_steps")
-    names += ("tree_leap", "tree_walk", "update")
+    names = ("flat", "flat_walk", "order", "rows", "steps", "tree", "tree_backward", "tree_leap")
+    names += ("tree_mix", "tree_steps", "tree_walk", "update")
 
     def forget():
         for name in names:

@@ -11,7 +11,7 @@ import numba
 import pytest
 
 import fffnb
-from fffnb.ops import tree_cuda
+from fffnb.ops import flat_cuda, tree_cuda
 from fffnb.ops.device import Kind
 
 if numba.config.ENABLE_CUDASIM:
@@ -27,7 +27,8 @@ tree = importlib.import_module("fffnb.cuda.tree")
 tree_steps = importlib.import_module("fffnb.cuda.tree_steps")
 steps = importlib.import_module("fffnb.cuda.steps")
 
-HOT = {"leap", "walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
+TREE = {"leap", "walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
+HOT = TREE | {"descend"}
 CAPABILITY = (9, 0)
 
 #: Of a block, as every GPU has it.
@@ -137,6 +138,17 @@ def call(n_in, n_out, depth, batch, dtype, rule=None, sparse=False):
         tree_cuda.backward_update(kind, grad_y, x, nodes, trace, *given)
 
 
+def call_flat(n_in, n_out, depth, batch, dtype):
+    """Call forward and backward of the flat form."""
+    kind, real = Nowhere(), "float64" if dtype == "float64" else "float32"
+    x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
+    planes, bias = Array((1, depth, n_in), dtype), Array((1, depth), real)
+    y_vectors = Array((1, 2**depth - 1, n_out), dtype)
+    options = bias, "gelu", None
+    _, trace = flat_cuda.forward(kind, x, planes, y_vectors, *options, return_trace=True)
+    flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, sparse=False)
+
+
 compiled = {}
 
 
@@ -183,7 +195,7 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
     call(*arguments)
     kernels = {kernel: ptx(kernel) for kernel in started}
     names, form = {name_of(kernel) for kernel in kernels}, "leap" if arguments[3] < 1000 else "walk"
-    assert names & HOT == HOT - {"leap", "walk", "scout"} | {form}
+    assert names & HOT == TREE - {"leap", "walk", "scout"} | {form}
     for kernel, code in kernels.items():
         assert f"{name_of(kernel)}: {stray(kernel, code)}" == f"{name_of(kernel)}: []"
         moves_rows = name_of(kernel) in HOT - {"step_parts"}  # which sums float32, of bfloat16 too
@@ -192,6 +204,25 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
             assert not loads
         elif moves_rows:
             assert loads and all(re.fullmatch(vectors, load) for load in loads), name_of(kernel)
+
+
+FLAT = {
+    "few samples": ((768, 768, 12, 128, "float32"), "walk", r"v4\.f32"),
+    "many samples": ((4096, 64, 12, 16384, "bfloat16"), "descend", r"v4\.[bu]32"),
+}
+
+
+@pytest.mark.parametrize("case", FLAT)
+def test_the_flat_form_loads_vectors_and_stays_in_registers(case, started):
+    arguments, form, vectors = FLAT[case]
+    call_flat(*arguments)
+    moving = form, "mix", "step_chunks"
+    kernels = {kernel: ptx(kernel) for kernel in started if name_of(kernel) in moving}
+    assert {name_of(kernel) for kernel in kernels} == set(moving)
+    for kernel, code in kernels.items():
+        assert f"{name_of(kernel)}: {stray(kernel, code)}" == f"{name_of(kernel)}: []"
+        loads = re.findall(r"ld\.global\.(v\d\.\w+)", code)
+        assert loads and all(re.fullmatch(vectors, load) for load in loads), name_of(kernel)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

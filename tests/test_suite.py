@@ -233,20 +233,29 @@ def test_the_truth_is_that_of_the_reference(suite, n_in, n_out, depth, n_trees):
     np.testing.assert_allclose(found, grad_nodes.reshape(found.shape), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["time_forward", "time_backward_rows", "time_step_fused"])
-def test_gpu_benchmarks_check_what_they_time(suite, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("topic", "name"),
+    [
+        ("Layer", "time_forward"),
+        ("Layer", "time_backward_rows"),
+        ("Layer", "time_step_fused"),
+        ("Flat", "time_forward"),
+    ],
+)
+def test_gpu_benchmarks_check_what_they_time(suite, topic, name, monkeypatch):
     stream = SimpleNamespace(synchronize=lambda: None)
     numpy = SimpleNamespace(asarray=np.array, asnumpy=np.asarray)  # in the place of CuPy
     numpy.cuda = SimpleNamespace(get_current_stream=lambda: stream)
     monkeypatch.setattr(suite["gpu"], "find_cupy", lambda: numpy)
-    call = getattr(suite["gpu"].Layer(), name)
+    call = getattr(getattr(suite["gpu"], topic)(), name)
     call(SMALL)
-    for made in (suite["gpu"].forward, suite["gpu"].rows, suite["gpu"].step):
-        made.cache_clear()
+    for made in ("forward", "rows", "step", "flat_forward"):
+        getattr(suite["gpu"], made).cache_clear()
     suite["gpu"].gpu_problem.cache_clear()
     for kernel, argument in (("forward", 6), ("gather", None), ("update", 3)):
         wrong = spoilt(getattr(cpu.tree, kernel), argument=argument)
         monkeypatch.setattr(cpu.tree, kernel, wrong)
+    monkeypatch.setattr(cpu.flat, "forward", spoilt(cpu.flat.forward, argument=7))
     with pytest.raises(AssertionError, match="exceeds"):
         call(SMALL)
 

@@ -1,4 +1,4 @@
-"""Forward, backward and training step of one layer on the GPU, on CuPy arrays."""
+"""Forward, backward and training step on the GPU, of the tree and the flat form, on CuPy arrays."""
 
 from __future__ import annotations
 
@@ -95,8 +95,30 @@ def step(sizes: Sizes) -> Callable[[], None]:
     return call
 
 
+@functools.cache
+def flat_forward(sizes: Sizes) -> Callable[[], Any]:
+    """Return the forward pass of the flat form, checked."""
+    from fffnb.reference.flat import nodes_of
+
+    from .flat import flat
+
+    cupy, x = find_cupy(), problem(sizes).x
+    layer = flat(sizes)[:2]
+    given = [cupy.asarray(array) for array in (x, *layer)]
+
+    def call() -> Any:
+        y = fffnb.flat_forward(*given)
+        synchronize()
+        return y
+
+    _, trace = fffnb.flat_forward(*given, return_trace=True)
+    truth = Truth(x, nodes_of(*layer), cupy.asnumpy(trace.leaves))
+    assert_close(cupy.asnumpy(call()), truth.y)
+    return call
+
+
 class Layer(Timed):
-    """All passes on the GPU."""
+    """All passes of the tree on the GPU."""
 
     params = (("base", "batch=1", "batch=8192", "width=128, depth=16"),)
 
@@ -111,3 +133,13 @@ class Layer(Timed):
     def time_step_fused(self, case: str) -> None:
         """Time forward, then backward and SGD in one."""
         step(CASES[case])()
+
+
+class Flat(Timed):
+    """The flat form on the GPU."""
+
+    params = (("base", "batch=8192"),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        flat_forward(CASES[case])()

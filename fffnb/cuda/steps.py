@@ -72,21 +72,20 @@ def list_visits(depth: int, batch: int, n_trees: int, device: int) -> Callable[.
 
 @functools.lru_cache(KEPT)
 def step_visited(
-    layer: Layer, batch: int, n_trees: int, device: int, kind: int, sparse: bool
+    layer: Layer, batch: int, n_trees: int, device: int, kind: int, by: str
 ) -> Callable[..., None]:
     """Return run(call, visits, table, bias, rule, slots), which steps the visited rows of a table.
 
-    `bias` receives its gradient. If it is `sparse`, `slots` are the rows of the table, one for each
-    visit.
+    `bias` receives its gradient. Rows go `by` "node", "slot" or "level": see `step_chunks`.
     """
     real, depth = real_of(layer.kind), layer.depth
     chunk = fitting_chunk(layer, by_batch(CHUNKS, batch))
     n_chunks = -(-batch // chunk)
     n_parts = 2 * n_trees * n_chunks * depth * n_columns(layer)
-    kernel, threads = step_chunks(layer, kind, chunk, sparse)
+    kernel, threads = step_chunks(layer, kind, chunk, by)
     grid = (n_chunks, chunk_columns(layer, chunk)[0], n_trees)
     chunks = kernel.bind(device, grid, threads)
-    kernel, threads, blocks = step_parts(layer, kind, chunk, sparse)
+    kernel, threads, blocks = step_parts(layer, kind, chunk, by)
     parts = kernel.bind(device, (n_chunks, n_trees * depth, blocks), threads)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
     count = count_visits(LIST_BLOCK).bind(device, grid, LIST_BLOCK)

@@ -49,6 +49,18 @@ if SIMULATED:
 
         return total
 
+    @functools.cache
+    def team_sums(kind, lanes, teams, n):
+        """Return total(values), which sums each of n values over a team's threads."""
+        total_of = team_sum(kind, lanes, teams)
+
+        @helper
+        def total(values):
+            for j in range(n):
+                values[j] = total_of(values[j], j % 2)
+
+        return total
+
 else:
     from llvmlite import ir
     from numba.cuda.extending import intrinsic
@@ -154,5 +166,17 @@ else:
                 if thread % WARP < warps:
                     part = room[turn * WARP + thread // lanes * warps + thread % WARP]
                 return warp_sum(part)
+
+        return total
+
+    @functools.cache
+    def team_sums(kind, lanes, teams, n):
+        """Return total(values), which sums each of n values over a team's threads, one warp."""
+
+        @helper
+        def total(values):
+            for distance in (16, 8, 4, 2, 1):  # all values together: they need not wait in turn
+                for j in range(n):
+                    values[j] += cuda.shfl_xor_sync(0xFFFFFFFF, values[j], distance)
 
         return total

@@ -147,26 +147,30 @@ def _sweep(layer: Layer, batch: int, device: int) -> Callable[..., None]:
 
 
 @functools.lru_cache(KEPT)
-def backward(layer: Layer, batch: int, n_trees: int, device: int) -> Callable[..., Visits]:
+def backward(
+    layer: Layer, batch: int, n_trees: int, device: int, planes: Layer | None = None
+) -> Callable[..., Visits]:
     """Return run(...), the first half of a backward pass made ready.
 
-    ``run(call, grad_y, x, nodes, scores, leaves, grad_x)`` writes grad_x (batch, n_in) and returns
-    the visits of which `steps` takes the rows.
+    ``run(call, grad_y, x, nodes, scores, leaves, grad_x, table)`` writes grad_x (batch, n_in) and
+    returns the visits of which `steps` takes the rows. Where a layer of `planes` has the x vectors,
+    one for each level, `table` are these, else the nodes.
     """
     sort = sort_by_leaf(batch, n_trees, layer.n_nodes, device)
     n_scores, real = batch * n_trees * layer.depth, real_of(layer.kind)
     kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
     slope = kernel.bind(device, (-(-batch // samples), n_trees, 1), threads)
+    own, by = (layer, "node") if planes is None else (planes, "level")
     group = by_batch(MIX_GROUPS, batch)
-    kernel, threads, samples = mix(layer, group)
-    n_slices, _ = slices(layer.n_in, layer.length, group)
+    kernel, threads, samples = mix(own, group, by)
+    n_slices, _ = slices(own.n_in, own.length, group)
     mixed = kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)
 
     def run(call: Call, *arrays: Operand) -> Visits:
-        grad_y, x, nodes, scores, leaves, grad_x = arrays
+        grad_y, x, nodes, scores, leaves, grad_x, table = arrays
         keys, found = sort(call, leaves), call.take(n_scores, real)
         slope(call.stream, keys, scores, grad_y, nodes, found, batch, n_trees)
-        mixed(call.stream, keys, leaves, found, nodes, grad_x, batch, n_trees)
+        mixed(call.stream, keys, leaves, found, table, grad_x, batch, n_trees)
         return Visits(keys, found, scores, x, grad_y)
 
     return run

@@ -3,6 +3,9 @@
 Samples that end in neighbouring leaves share most of their rows. A team takes a few of them and a
 slice of the columns; its threads keep their columns of all these gradients in registers and read a
 row once for all that share it.
+
+In the flat form all samples share the rows of x, one for each level, and the output is mixed by the
+same kernel: y rows by act(score), in the order of the batch.
 """
 
 import functools
@@ -12,7 +15,8 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import BLOCK, FEWEST
 from .order import SAMPLE
-from .simt import REAL, peek, poke, row_movers
+from .simt import REAL, helper, peek, poke, row_movers
+from .tree_walk import activate
 
 #: Numbers of a row that a thread holds, at most.
 SHARE = 24
@@ -29,18 +33,38 @@ def slices(n: int, length: int, group: int) -> tuple[int, int]:
 
 
 @functools.cache
-def mix(layer, group):
-    """Return the kernel that writes grad_x (batch, n_in); a team takes `group` samples."""
-    n = layer.n_in
+def mix(layer, group, by="node", forward=False):
+    """Return the kernel that writes grad_x (batch, n_in); a team takes `group` samples.
+
+    A visit has the row of its node, or, `by` "level", that of its level, (n_trees, depth) of them.
+    The `forward` kernel writes y (batch, n_out) from y rows, and takes scores instead of slopes.
+    """
+    n, offset = (layer.n_out, layer.n_in) if forward else (layer.n_in, 0)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     n_nodes, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
+    activation, by_level = layer.activation, by == "level"
     _, share = slices(n, length, group)
     fetch, put = row_movers(layer.kind, n, length, lanes, share)
     ahead = AHEAD if group == 1 else 1
     n_room = teams * group * depth
     n_visits, n_sums, n_rows = group * depth, group * share, ahead * share
 
-    def body(keys, leaves, slopes, nodes, grad_x, batch, n_trees):
+    @helper
+    def sample_of(keys, i):
+        """Return the sample at a place of the order."""
+        if forward:
+            return i
+        return keys[i] & mask
+
+    @helper
+    def row_of(leaves, visit, t, level):
+        """Return the row of a sample on a level of a tree."""
+        if by_level:
+            return t * depth + level
+        leaf = leaves[visit] & n_nodes  # what is no leaf stays within the tree
+        return t * n_nodes + (1 << level) - 1 + (leaf >> (depth - level))
+
+    def body(keys, leaves, slopes, nodes, out, batch, n_trees):
         weights = cuda.shared.array(n_room, real)
         starts = cuda.shared.array(n_room, int64)
         rows = cuda.local.array(n_rows, real)
@@ -54,11 +78,12 @@ def mix(layer, group):
             cuda.syncthreads()
             for i in range(lane, n_visits, lanes):
                 level, g = i // group, i % group
-                visit = (keys[min(first + g, batch - 1)] & mask) * n_trees + t
-                leaf = leaves[visit] & n_nodes  # what is no leaf stays within the tree
-                node = (1 << level) - 1 + (leaf >> (depth - level))
-                poke(starts, base + i, (t * n_nodes + node) * width)
-                poke(weights, base + i, slopes[visit * depth + level])
+                visit = sample_of(keys, min(first + g, batch - 1)) * n_trees + t
+                weight = slopes[visit * depth + level]
+                if forward:
+                    weight = real(activate(activation, weight))
+                poke(starts, base + i, row_of(leaves, visit, t, level) * width + offset)
+                poke(weights, base + i, weight)
             cuda.syncthreads()
             for level in range(0, depth, ahead):
                 last = int64(-1)
@@ -76,8 +101,7 @@ def mix(layer, group):
                                 sums[g * share + j] += weight * rows[u * share + j]
         for g in range(group):
             if first + g < batch:
-                sample = keys[first + g] & mask
-                put(grad_x, sample * n, column, lane, sums, g * share)
+                put(out, sample_of(keys, first + g) * n, column, lane, sums, g * share)
 
     signature = ("int64", "int32", "real", "stored", "stored", "int", "int")
     return Kernel(body, layer.kind, signature), BLOCK, teams * group

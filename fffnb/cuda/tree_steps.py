@@ -65,17 +65,45 @@ def chunk_columns(layer: Layer, chunk: int) -> tuple[int, int]:
 
 
 @functools.cache
-def step_chunks(layer, rule, chunk, sparse):
+def rows_of(layer, by):
+    """Return leaf_of(key) and row_of(slots, batch, t, level, i, leaf) of the i-th sample.
+
+    Its row is that which `step_chunks` says; where samples share rows `by` "level", so they do if
+    all end in the first leaf.
+    """
+    depth, n_nodes = layer.depth, layer.n_nodes
+
+    @helper
+    def leaf_of(key):
+        if by == "level":
+            return int64(0)
+        return key >> 32
+
+    @helper
+    def row_of(slots, batch, t, level, i, leaf):
+        if by == "slot":
+            return slots[(t * depth + level) * batch + i]
+        if by == "level":
+            return int64(t * depth + level)
+        return t * n_nodes + (1 << level) - 1 + (leaf >> (depth - level))
+
+    return leaf_of, row_of
+
+
+@functools.cache
+def step_chunks(layer, rule, chunk, by):
     """Return the kernel that steps the rows whose visits lie in one chunk.
 
-    The other rows go to `parts`. If it is `sparse`, `slots` (n_trees, depth, batch) tells the rows
-    of `table`, else `table` has a row for every node. The gradient of the bias is stored.
+    The other rows go to `parts`. The gradient of the bias is stored. A visit has the row of `table`
+    of its node, or, `by` "slot", the one that `slots` (n_trees, depth, batch) tells, or, `by`
+    "level", the one that all samples of a tree share on its level.
     """
     load, _ = mover(layer.kind, layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
     _, put_part = mover(real_of(layer.kind), layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
-    n_in, n_out, n_nodes, mask = layer.n_in, layer.n_out, layer.n_nodes, SAMPLE
+    leaf_of, row_of = rows_of(layer, by)
+    n_in, n_out, mask = layer.n_in, layer.n_out, SAMPLE
     activation, stride = layer.activation, n_columns(layer)
     _, threads = chunk_columns(layer, chunk)
     n_weights, n_sums, n_handed = 2 * chunk * depth, depth * length, depth * length * threads
@@ -134,7 +162,7 @@ def step_chunks(layer, rule, chunk, sparse):
         for i in range(thread, end - begin, threads):
             key = keys[t * batch + begin + i]
             poke(samples, i, key & mask)
-            poke(leaves, i, key >> 32)
+            poke(leaves, i, leaf_of(key))
         cuda.syncthreads()
         for i in range(thread, (end - begin) * depth, threads):
             visit = (peek(samples, i // depth) * n_trees + t) * depth + i % depth
@@ -153,7 +181,7 @@ def step_chunks(layer, rule, chunk, sparse):
                 fetch(x, grad_y, peek(samples, u - 1), column, values, u * length)
         before = int64(-1)
         if begin > 0:
-            before = keys[t * batch + begin - 1] >> 32
+            before = leaf_of(keys[t * batch + begin - 1])
         last = peek(leaves, 0)
         for i in range(begin, end + 1):
             leaf = int64(-1)
@@ -165,7 +193,7 @@ def step_chunks(layer, rule, chunk, sparse):
                     sample = peek(samples, i - begin + ahead - 1)
                     fetch(x, grad_y, sample, column, values, n_values - length)
             elif i < batch:
-                leaf = keys[t * batch + i] >> 32
+                leaf = leaf_of(keys[t * batch + i])
             if leaf != last or i == end:
                 # From these levels on `last` has another row than the next sample, and than the
                 # last one of the chunk before.
@@ -182,9 +210,7 @@ def step_chunks(layer, rule, chunk, sparse):
                     for u in range(together):  # all reads first
                         own = level - u
                         if own >= lowest:
-                            row = t * n_nodes + (1 << own) - 1 + (last >> (depth - own))
-                            if sparse:
-                                row = slots[(t * depth + own) * batch + i - 1]
+                            row = row_of(slots, batch, t, own, i - 1, last)
                             rows[u], places[u] = row, row * width + column
                             if own < came or own < turn:
                                 part = ((t * cuda.gridDim.x + c) * depth + own) * 2
@@ -216,12 +242,12 @@ def step_chunks(layer, rule, chunk, sparse):
 
 
 @functools.cache
-def step_parts(layer, rule, chunk, sparse):
+def step_parts(layer, rule, chunk, by):
     """Return the kernel that steps the rows that several chunks share."""
     load_part, _ = mover(real_of(layer.kind), layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
-    n_nodes, stride = layer.n_nodes, n_columns(layer)
+    (leaf_of, row_of), stride = rows_of(layer, by), n_columns(layer)
     shares, few, ahead = PARTS, FEW_PARTS, 2 * AHEAD
     threads = FEWEST * PARTS
     blocks = -(-stride // (threads * layer.length))
@@ -253,18 +279,16 @@ def step_parts(layer, rule, chunk, sparse):
         level, stop, start = cuda.blockIdx.y % depth, (c + 1) * chunk, t * batch
         if stop >= batch:
             return
-        shift = 32 + depth - level
-        node = keys[start + stop - 1] >> shift
-        begun = c > 0 and keys[start + c * chunk - 1] >> shift == node
-        if begun or keys[start + stop] >> shift != node:
+        shift, leaf = depth - level, leaf_of(keys[start + stop - 1])
+        node = leaf >> shift
+        begun = c > 0 and leaf_of(keys[start + c * chunk - 1]) >> shift == node
+        if begun or leaf_of(keys[start + stop]) >> shift != node:
             return
-        row = t * n_nodes + (1 << level) - 1 + node
-        if sparse:
-            row = slots[(t * depth + level) * batch + stop]
+        row = row_of(slots, batch, t, level, stop, leaf)
         high = c + 1  # the row goes on to the chunk before this one
         for m in range(c + 1, n_chunks, threads):
             i = m + thread
-            on = i < n_chunks and keys[start + min(i * chunk, batch - 1)] >> shift == node
+            on = i < n_chunks and leaf_of(keys[start + min(i * chunk, batch - 1)]) >> shift == node
             n = cuda.syncthreads_count(int32(on))
             high += n
             if n < threads:

@@ -241,13 +241,13 @@ def view(name: str, found: Any, kind: Kind, device: int | None = None) -> View:
     shape = tuple(facts.shape)
     if facts.device < 0:
         raise TypeError(
-            f"{name} is a tensor on the CPU: call fffnb.bridges.torch.fff, which takes it, "
-            "pass x.numpy(), or move it to a GPU"
+            f"{name} is a tensor on the CPU: call fffnb.bridges.torch.fff, which takes trees "
+            "there, pass x.numpy(), or move it to a GPU"
         )
     if facts.recorded:
         raise TypeError(
             f"{name} requires grad, which this function does not record: "
-            "call fffnb.bridges.torch.fff, which does, or pass x.detach()"
+            "call fffnb.bridges.torch.fff, which does for trees, or pass x.detach()"
         )
     if not facts.contiguous:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Literal, overload
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from ..nodes import FLAT_ROWS, MAX_DEPTH, count_flat_rows
+from . import flat_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -26,9 +26,16 @@ from .arrays import (
     unlocked,
 )
 from .device import kind_of
-from .flat_trace import FlatGradients, FlatTrace, check_trace
+from .flat_trace import (
+    FlatGradients,
+    FlatTrace,
+    check_flat_origin,
+    check_flat_shapes,
+    check_flat_trace,
+    check_flat_width,
+)
 from .rules import RowGradient, UpdateRule
-from .trace import activation_code, as_paths, new_paths, with_lead
+from .trace import activation_code, as_paths, check_paths, new_paths, with_lead
 from .update import check_bias_rule, kernel_rule
 
 
@@ -112,6 +119,9 @@ def flat_forward(
     vectors of nodes they are those of `fff_forward` with nodes whose x vectors are the planes of
     their levels.
 
+    If `planes` is an array on a GPU, so must the others be, as for `fff_forward`; there the bits
+    are not those of `fff_forward`, and y vectors are those of nodes.
+
     Examples
     --------
     >>> import numpy as np
@@ -120,6 +130,11 @@ def flat_forward(
     >>> fffnb.flat_forward(np.ones((5, 3), np.float32), planes, y_vectors).shape
     (5, 2)
     """
+    kind = kind_of(planes)
+    if kind is not None:
+        return flat_cuda.forward(  # type: ignore[no-any-return]
+            kind, x, planes, y_vectors, bias, activation, out, return_trace
+        )
     planes, y_vectors = _check_parameters(planes, y_vectors)
     x = _check_samples(x, planes)
     code = activation_code(activation)
@@ -179,6 +194,8 @@ def flat_backward(
     -----
     The result is the same bits on any number of threads.
 
+    Arrays on a GPU are taken as by `flat_forward`, leaves of a trace as by `fff_backward`.
+
     Examples
     --------
     >>> import numpy as np
@@ -192,6 +209,9 @@ def flat_backward(
     >>> grads.y_vectors.values.shape
     (4, 2)
     """
+    kind = kind_of(planes)
+    if kind is not None:
+        return flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, sparse)
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, planes, y_vectors, trace)
     grad_planes, grad_bias = cpu.flat.gather_planes(
         samples, visits, planes.shape, has_bias=trace.has_bias
@@ -255,6 +275,12 @@ def flat_backward_update(
     (5, 3)
     """
     check_bias_rule(bias, bias_rule)
+    kind = kind_of(planes)
+    if kind is not None:
+        raise TypeError(
+            "planes must be a numpy.ndarray, as the fused step of the flat form runs on the CPU "
+            f"alone, got a {kind.name}"
+        )
     planes, y_vectors = _check_parameters(planes, y_vectors)
     check_writeable("planes", planes)
     check_writeable("y_vectors", y_vectors)
@@ -285,7 +311,9 @@ def _backward(
     lead, width = x.shape[:-1], y_vectors.shape[2]
     grad_y = check_rows("grad_y", grad_y, planes.dtype, "planes")
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and y_vectors")
-    check_trace(trace, lead, planes, y_vectors)
+    check_flat_trace(trace)
+    check_flat_origin(trace, planes.shape, y_vectors.shape)
+    check_paths(trace.scores, trace.leaves, (*lead, len(planes)), planes.shape[1], planes.dtype)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
     grad_x = buffers.empty(samples.shape, planes.dtype)
     visits = cpu.flat.backward(
@@ -306,34 +334,14 @@ def _check_bias(bias: Array, planes: Array) -> Array:
 
 def _check_parameters(planes: object, y_vectors: object) -> tuple[Array, Array]:
     """Return planes and y vectors that make a forest."""
-    for name, array in (("planes", planes), ("y_vectors", y_vectors)):
-        kind = kind_of(array)
-        if kind is not None:
-            raise TypeError(
-                f"{name} must be a numpy.ndarray, as the flat form runs on the CPU alone, "
-                f"got a {kind.name}"
-            )
-    shape = check_array("planes", planes).shape
-    if len(shape) != 3 or 0 in shape or shape[1] > MAX_DEPTH:
-        raise ValueError(
-            f"planes must be 3-D (n_trees, depth, n_in), not empty, of at most {MAX_DEPTH} levels, "
-            f"got {shape}"
-        )
+    planes, y_vectors = check_array("planes", planes), check_array("y_vectors", y_vectors)
+    check_flat_shapes(planes.shape, y_vectors.shape)
     planes = check_native("planes", planes)
-    n_trees, counts = shape[0], [count_flat_rows(shape[1], rows) for rows in FLAT_ROWS]
-    shape = check_array("y_vectors", y_vectors).shape
-    if len(shape) != 3 or shape[0] != n_trees or shape[1] not in counts or shape[2] == 0:
-        raise ValueError(
-            f"y_vectors must have shape ({n_trees}, {counts[0]}, n_out) or, with rows for all "
-            f"patterns, ({n_trees}, {counts[1]}, n_out), with n_out >= 1 "
-            f"for planes of shape {planes.shape}, got {shape}"
-        )
     return planes, check_native("y_vectors", y_vectors, planes.dtype)
 
 
 def _check_samples(x: object, planes: Array) -> Array:
     """Return samples that fit planes."""
     x = check_rows("x", x, planes.dtype, "planes")
-    if x.shape[-1] != planes.shape[2]:
-        raise ValueError(f"x must have {planes.shape[2]} columns like planes, got {x.shape[-1]}")
+    check_flat_width(x.shape, planes.shape[2])
     return x

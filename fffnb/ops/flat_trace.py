@@ -1,12 +1,13 @@
-"""What passes between the forward and the backward pass of the flat form."""
+"""What passes between forward and backward of the flat form, and the shapes that make a forest."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..nodes import FLAT_ROWS, MAX_DEPTH, count_flat_rows
 from .arrays import Array
 from .rules import RowGradient
-from .trace import activation_code, check_paths
+from .trace import activation_code
 
 
 class FlatTrace(NamedTuple):
@@ -56,16 +57,52 @@ class FlatGradients(NamedTuple):
     bias: Array | None
 
 
-def check_trace(trace: FlatTrace, lead: tuple[int, ...], planes: Array, y_vectors: Array) -> None:
-    """Refuse a trace that another forward pass made."""
+def check_flat_shapes(
+    planes: tuple[int, ...], y_vectors: tuple[int, ...], kinds: tuple[str, ...] = FLAT_ROWS
+) -> tuple[int, int, int]:
+    """Return the shape of planes, (n_trees, depth, n_in), with which y vectors make a forest.
+
+    These are of one of the `kinds` that `init_flat` knows.
+    """
+    if len(planes) != 3 or 0 in planes or planes[1] > MAX_DEPTH:
+        raise ValueError(
+            f"planes must be 3-D (n_trees, depth, n_in), not empty, of at most {MAX_DEPTH} levels, "
+            f"got {planes}"
+        )
+    n_trees, depth, n_in = planes
+    shapes = [(n_trees, count_flat_rows(depth, rows)) for rows in kinds]
+    if len(y_vectors) != 3 or y_vectors[:2] not in shapes or y_vectors[2] == 0:
+        wanted = [
+            f"({trees}, {n_rows}, n_out) with rows of {rows}"
+            for (trees, n_rows), rows in zip(shapes, kinds, strict=True)
+        ]
+        raise ValueError(
+            f"y_vectors must have shape {' or '.join(wanted)}, and n_out >= 1, "
+            f"for planes of shape {planes}, got {y_vectors}"
+        )
+    return n_trees, depth, n_in
+
+
+def check_flat_width(x: tuple[int, ...], n_in: int) -> None:
+    """Refuse samples of another width than that of planes."""
+    if x[-1] != n_in:
+        raise ValueError(f"x must have {n_in} columns like planes, got {x[-1]}")
+
+
+def check_flat_trace(trace: FlatTrace) -> None:
+    """Refuse what is no trace."""
     if not isinstance(trace, FlatTrace):
         raise TypeError(f"trace must be the FlatTrace of flat_forward, got {type(trace).__name__}")
-    came, wanted = trace[4:], (planes.shape, y_vectors.shape)
+    activation_code(trace.activation)
+
+
+def check_flat_origin(
+    trace: FlatTrace, planes: tuple[int, ...], y_vectors: tuple[int, ...]
+) -> None:
+    """Refuse a trace that comes from parameters of other shapes."""
+    came, wanted = trace[4:], (planes, y_vectors)
     if came != wanted:
         raise ValueError(
             f"trace must come from planes and y_vectors of shapes {wanted[0]} and {wanted[1]}, "
             f"got one of {came[0]} and {came[1]}"
         )
-    activation_code(trace.activation)
-    n_trees, depth, _ = planes.shape
-    check_paths(trace.scores, trace.leaves, (*lead, n_trees), depth, planes.dtype)

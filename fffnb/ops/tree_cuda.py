@@ -39,71 +39,107 @@ def forward(
     of_bias = None if bias is None else facts(bias)
     of_out = None if out is None else facts(out)
     plan = forward_plan(kind, facts(x), facts(nodes), of_bias, of_out, activation, n_out)
-    table, batch = plan.table, plan.batch
-    x_at, nodes_at = kind.address(x), kind.address(nodes)
-    bias_at = nodes_at if bias is None else kind.address(bias)
+    inputs = {"x": kind.address(x), "nodes": kind.address(nodes)}
+    inputs["bias"] = inputs["nodes"] if bias is None else kind.address(bias)
+    y, scores, leaves = run_forward(kind, plan, inputs, nodes, out, return_trace)
+    if not return_trace:
+        return y
+    shape = plan.table.shape
+    return y, Trace(scores, leaves, activation, bias is not None, shape, plan.n_in)
+
+
+def run_forward(
+    kind: Kind, plan: Plan, inputs: dict[str, Any], like: Any, out: Any, traces: bool
+) -> tuple[Any, Any, Any]:
+    """Run the forward pass of a plan on inputs at addresses; return y, scores and leaves.
+
+    New arrays are on the device of `like`. If it does not trace, there are no scores and leaves.
+    """
+    table, batch, real = plan.table, plan.batch, plan.real
+    n_trees, scores, leaves = table.shape[0], None, None
     if out is None:
-        out = kind.empty((*plan.lead, plan.n_out), table.dtype, nodes)
+        out = kind.empty((*plan.lead, plan.n_out), table.dtype, like)
         out_at = kind.address(out)
     else:
         out_at = kind.address(out)
-        plan.check_apart(out_at, x_at, nodes_at, bias_at)
-    n_trees, real = table.shape[0], plan.real
-    if return_trace:
-        scores = kind.empty((*plan.lead, n_trees, table.depth), real, nodes)
-        leaves = kind.empty((*plan.lead, n_trees), "int32", nodes)
+        plan.check_apart(out_at, inputs)
+    if traces:
+        scores = kind.empty((*plan.lead, n_trees, table.depth), real, like)
+        leaves = kind.empty((*plan.lead, n_trees), "int32", like)
     if batch > 0:
-        layer = plan.layer(x_at, nodes_at, out_at)
-        run, needs_trace = cuda.tree.forward(
-            layer, batch, n_trees, table.device, traces=return_trace
-        )
-        with Running(kind, nodes, table.device) as call:
+        run, needs_trace = plan.forward(inputs, out_at, traces)
+        with Running(kind, like, table.device) as call:
             found = out_at, out_at
-            if return_trace:
+            if traces:
                 found = kind.address(scores), kind.address(leaves)
             elif needs_trace:
                 n_visits = batch * n_trees
                 found = call.take(n_visits * table.depth, real), call.take(n_visits, "int32")
-            run(call, x_at, nodes_at, bias_at, *found, out_at)
-    if not return_trace:
-        return out
-    return out, Trace(scores, leaves, activation, bias is not None, table.shape, plan.n_in)
+            run(call, *inputs.values(), *found, out_at)
+    return out, scores, leaves
 
 
 def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: bool) -> Gradients:
     """Do what `fff_backward` says."""
     plan = _planned(kind, grad_y, x, nodes, trace)
-    table, batch = plan.table, plan.batch
-    (n_trees, n_nodes, width), real = table.shape, plan.real
-    lead: tuple[int, ...] = (n_trees, n_nodes)
+    grad_x = kind.empty((*plan.lead, plan.n_in), plan.table.dtype, nodes)
+    with Running(kind, nodes, plan.table.device) as call:
+        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
+        return Gradients(grad_x, *gather(call, plan, layer, visits, sparse))
+
+
+def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> tuple[Any, Any]:
+    """Return the gradients of the rows of a layer and, if it has one, of its bias.
+
+    If they are `sparse`, these are row gradients. There are no visits where the batch is empty.
+    """
+    kind, like, device = call.kind, call.like, call.device
+    batch, n_trees, depth = plan.batch, plan.table.shape[0], layer.depth
+    lead: tuple[int, ...] = (n_trees, layer.n_nodes)
     if sparse:
-        lead = (cuda.steps.n_places(table.depth, batch, n_trees),)
-        rows, count = kind.empty(lead, "int64", nodes), kind.empty((1,), "int64", nodes)
-    values = kind.empty((*lead, width), table.dtype, nodes)
-    bias = kind.empty(lead, real, nodes) if trace.has_bias else None
-    grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
-    with Running(kind, nodes, table.device) as call:
-        target = kind.address(values)
-        biases = target if bias is None else kind.address(bias)
-        if sparse:
-            cuda.launch.zero(call.stream, kind.address(count), BYTES["int64"])
-        else:
-            cuda.launch.zero(call.stream, target, table.n_bytes)
-            if bias is not None:
-                cuda.launch.zero(call.stream, biases, table.n_rows * BYTES[real])
-        if batch > 0:
-            layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
-            slots = visits.keys
-            if sparse:
-                listed = cuda.steps.list_visits(table.depth, batch, n_trees, table.device)
-                slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
-            rule = cuda.steps.store(visits.keys)
-            step = cuda.steps.step_visited(layer, batch, n_trees, table.device, rule.kind, sparse)
-            step(call, visits, target, biases, rule, slots)
+        lead = (cuda.steps.n_places(depth, batch, n_trees),)
+        rows, count = kind.empty(lead, "int64", like), kind.empty((1,), "int64", like)
+        fill_with_zeros(call, count, BYTES["int64"])
+    values = kind.empty((*lead, layer.width), layer.kind, like)
+    bias = kind.empty(lead, plan.real, like) if layer.has_bias else None
     if not sparse:
-        return Gradients(grad_x, values, bias)
+        n_rows = math.prod(lead)
+        fill_with_zeros(call, values, n_rows * layer.width * BYTES[layer.kind])
+        if bias is not None:
+            fill_with_zeros(call, bias, n_rows * BYTES[plan.real])
+    if batch > 0:
+        slots = visits.keys
+        if sparse:
+            listed = cuda.steps.list_visits(depth, batch, n_trees, device)
+            slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
+        store_rows(call, plan, layer, visits, values, bias, "slot" if sparse else "node", slots)
+    if not sparse:
+        return values, bias
     of_bias = None if bias is None else RowGradient(rows, bias, None, count)
-    return Gradients(grad_x, RowGradient(rows, values, bias, count), of_bias)
+    return RowGradient(rows, values, bias, count), of_bias
+
+
+def store_rows(
+    call: Running,
+    plan: Plan,
+    layer: Any,
+    visits: Any,
+    values: Any,
+    bias: Any,
+    by: str,
+    slots: Any,
+) -> None:
+    """Write the gradients of visited rows and of their biases; rows go `by` node, slot or level."""
+    target = call.kind.address(values)
+    biases = target if bias is None else call.kind.address(bias)
+    rule, n_trees = cuda.steps.store(visits.keys), plan.table.shape[0]
+    step = cuda.steps.step_visited(layer, plan.batch, n_trees, call.device, rule.kind, by)
+    step(call, visits, target, biases, rule, slots)
+
+
+def fill_with_zeros(call: Running, array: Any, n_bytes: int) -> None:
+    """Fill an array of so many bytes with zeros."""
+    cuda.launch.zero(call.stream, call.kind.address(array), n_bytes)
 
 
 def backward_update(
@@ -124,7 +160,8 @@ def backward_update(
     if bias is not None and bias_rule is not None:
         if not trace.has_bias:
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
-        biases = check_bias(bias, kind, table)
+        check_bias(kind.facts(bias), kind, table)
+        biases = kind.address(bias)
         biases_rule = check_device_rule(bias_rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
     grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
     if plan.batch == 0:
@@ -138,7 +175,7 @@ def backward_update(
             layer = layer._replace(has_bias=False)
         else:
             gradient = call.take(table.n_rows, table.dtype)
-        step = cuda.steps.step_visited(layer, *place, nodes_rule.kind, False)
+        step = cuda.steps.step_visited(layer, *place, nodes_rule.kind, "node")
         step(call, visits, kind.address(nodes), gradient, nodes_rule, visits.keys)
         if biases is not None:
             step = cuda.steps.step_bias(layer, *place, biases_rule.kind)
@@ -204,13 +241,14 @@ def _visits(
     grad_x: Any,
     *state: Any,
 ) -> tuple[Any, Any]:
-    """Write grad_x, and return the layer and the visits of its nodes.
+    """Write grad_x, and return the layer and the visits of its nodes, None of an empty batch.
 
     The layer's kernels also move what lies at the addresses of a rule's state.
     """
-    arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x
+    arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x, nodes
     addresses = [kind.address(array) for array in arrays]
     layer = plan.layer(*addresses[:3], addresses[5], *state)
-    table = plan.table
-    run = cuda.tree.backward(layer, plan.batch, table.shape[0], table.device)
+    if plan.batch == 0:
+        return layer, None
+    run = cuda.tree.backward(layer, plan.batch, plan.table.shape[0], plan.table.device)
     return layer, run(call, *addresses)

@@ -25,8 +25,9 @@ KEPT = 1024
 
 
 class Table(NamedTuple):
-    """Nodes, checked."""
+    """Nodes, or what takes their place, checked."""
 
+    name: str
     shape: tuple[int, int, int]
     dtype: str
     depth: int
@@ -39,7 +40,7 @@ class Table(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the nodes."""
+        """Bytes of all rows."""
         return BYTES[self.dtype] * math.prod(self.shape)
 
 
@@ -60,32 +61,36 @@ class Plan:
         self.has_bias = has_bias
         self.real = cuda.tree.real_of(table.dtype)
         size, of_bias = BYTES[table.dtype] * self.batch, table.n_rows * BYTES[self.real]
-        self.sizes = size * n_out, size * n_in, table.n_bytes, of_bias * has_bias
-        self.layers: dict[int, Any] = {}
+        self.sizes = {"out": size * n_out, "x": size * n_in, "bias": of_bias * has_bias}
+        self.sizes[table.name] = table.n_bytes
+        self.layers: dict[Any, Any] = {}
 
     def layer(self, *addresses: Any) -> Any:
         """Return the constants of kernels that move arrays which start at these addresses."""
         offset = offset_of(*addresses)
         layer = self.layers.get(offset)
         if layer is None:
-            dtype, sizes = self.table.dtype, (self.n_in, self.n_out, self.table.depth)
-            length = vector_length(dtype, sizes[:2], offset)
-            layer = cuda.tree.Layer(dtype, *sizes, self.activation, self.has_bias, length)
-            self.layers[offset] = layer
+            layer = self.layers[offset] = self.constants(self.n_in, self.n_out, offset)
         return layer
 
-    def check_apart(self, out: Any, x: Any, nodes: Any, bias: Any) -> None:
+    def constants(self, n_in: int, n_out: int, offset: int) -> Any:
+        """Return the constants of kernels that move rows of these sizes."""
+        length = vector_length(self.table.dtype, (n_in, n_out), offset)
+        sizes = n_in, n_out, self.table.depth
+        return cuda.tree.Layer(self.table.dtype, *sizes, self.activation, self.has_bias, length)
+
+    def forward(self, inputs: dict[str, Any], out: Any, traces: bool) -> Any:
+        """Return the forward pass for arrays at these addresses, and whether it needs a trace."""
+        layer, place = self.layer(inputs["x"], inputs["nodes"], out), self.table.device
+        return cuda.tree.forward(layer, self.batch, self.table.shape[0], place, traces=traces)
+
+    def check_apart(self, out: Any, inputs: dict[str, Any]) -> None:
         """Refuse an output that lies over an input, all given by their addresses."""
         if cuda.launch.SIMULATED:
             return
-        size, of_x, of_nodes, of_bias = self.sizes
-        stop = out + size
-        for name, start, end in (
-            ("x", x, x + of_x),
-            ("nodes", nodes, nodes + of_nodes),
-            ("bias", bias, bias + of_bias),
-        ):
-            if out < end and start < stop:
+        stop = out + self.sizes["out"]
+        for name, start in inputs.items():
+            if out < start + self.sizes[name] and start < stop:
                 raise ValueError(f"out must not overlap {name}, got arrays that share memory")
 
 
@@ -112,16 +117,13 @@ def forward_plan(
 ) -> Plan:
     """Return the plan of a forward pass on arrays with these facts; None is no array."""
     table = _table(kind, nodes)
-    samples = _samples("x", x, kind, table)
+    samples = check_samples("x", x, kind, table)
     lead, n_in = samples.shape[:-1], samples.shape[-1]
     width, code = output_width(n_in, table.shape, n_out), activation_code(activation)
     if bias is not None:
-        _bias(bias, kind, table)
+        check_bias(bias, kind, table)
     if out is not None:
-        target = view("out", out, kind, table.device)
-        if target.dtype != table.dtype:
-            raise TypeError(f"out must have the dtype of nodes, {table.dtype}, got {target.dtype}")
-        _shaped("out", target, (*lead, width), "that of the output")
+        check_out(out, kind, table, (*lead, width))
     return Plan(table, lead, n_in, width, code, bias is not None)
 
 
@@ -138,21 +140,12 @@ def backward_plan(
 ) -> Plan:
     """Return the plan of a backward pass on arrays with these facts."""
     table = _table(kind, nodes)
-    samples = _samples("x", x, kind, table)
+    samples = check_samples("x", x, kind, table)
     lead, n_in = samples.shape[:-1], samples.shape[-1]
     width = output_width(n_in, table.shape, None)
-    grads = _samples("grad_y", grad_y, kind, table)
-    _shaped("grad_y", grads, (*lead, width), "that of the output of x and nodes")
-    found = view("trace.scores", scores, kind, table.device)
-    ends = view("trace.leaves", leaves, kind, table.device)
-    real = cuda.tree.real_of(table.dtype)
-    if found.dtype != real or ends.dtype != "int32":
-        raise TypeError(
-            f"trace must hold {real} scores and int32 leaves, got {found.dtype}, {ends.dtype}"
-        )
-    shape = (*lead, table.shape[0], table.depth)
-    _shaped("trace.scores", found, shape, "leading axes of x, trees, depth")
-    _shaped("trace.leaves", ends, shape[:-1], "leading axes of x, trees")
+    grads = check_samples("grad_y", grad_y, kind, table)
+    check_shaped("grad_y", grads, (*lead, width), "that of the output of x and nodes")
+    check_paths(scores, leaves, kind, table, lead)
     code = ACTIVATIONS.index(activation)
     return Plan(table, lead, n_in, width, code, has_bias)
 
@@ -164,12 +157,6 @@ def check_updatable(name: str, dtype: str) -> None:
             f"{name} must be float32 or float64 to be updated in place, got {dtype}: "
             "keep float32 weights, and convert them for the forward pass"
         )
-
-
-def check_bias(bias: Any, kind: Kind, table: Table) -> Any:
-    """Return the address of a bias that fits nodes."""
-    _bias(kind.facts(bias), kind, table)
-    return kind.address(bias)
 
 
 def check_device_rule(
@@ -185,7 +172,7 @@ def check_device_rule(
         found = view(label, kind.facts(array), kind, device)
         if found.dtype != dtype:
             raise TypeError(f"{label} must be {dtype}, got {found.dtype}")
-        _shaped(label, found, shape, "that of the parameter")
+        check_shaped(label, found, shape, "that of the parameter")
         return kind.address(array)
 
     unused, whole, steps = kind.address(parameter), tuple(parameter.shape), cuda.steps
@@ -202,33 +189,65 @@ def check_device_rule(
 def _table(kind: Kind, nodes: Any) -> Table:
     """Return nodes with their depth and device."""
     depth = check_nodes_shape(tuple(nodes[0]))
-    found = view("nodes", nodes, kind)
+    n_trees, n_nodes, width = nodes[0]
+    dtype = check_floats("nodes", nodes, kind).dtype
+    return Table("nodes", (n_trees, n_nodes, width), dtype, depth, nodes[3])
+
+
+def check_floats(name: str, array: Any, kind: Kind) -> View:
+    """Return a parameter that has a dtype which kernels know."""
+    found = view(name, array, kind)
     if found.dtype not in FLOATS:
-        raise TypeError(f"nodes must be one of {', '.join(FLOATS)}, got {found.dtype}")
-    n_trees, n_nodes, width = found.shape
-    return Table((n_trees, n_nodes, width), found.dtype, depth, nodes[3])
+        raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {found.dtype}")
+    return found
 
 
-def _samples(name: str, array: Any, kind: Kind, table: Table) -> View:
-    """Return an input (..., n) that has the dtype of the nodes."""
+def check_samples(name: str, array: Any, kind: Kind, table: Table) -> View:
+    """Return an input (..., n) that has the dtype of a table."""
     rows = view(name, array, kind, table.device)
     if rows.dtype != table.dtype:
-        raise TypeError(f"{name} must have the dtype of nodes, {table.dtype}, got {rows.dtype}")
+        raise TypeError(
+            f"{name} must have the dtype of {table.name}, {table.dtype}, got {rows.dtype}"
+        )
     if not rows.shape or rows.shape[-1] == 0:
         raise ValueError(f"{name} must have shape (..., n) with n >= 1, got {rows.shape}")
     return rows
 
 
-def _bias(bias: Any, kind: Kind, table: Table) -> None:
-    """Refuse a bias that does not fit nodes."""
+def check_bias(bias: Any, kind: Kind, table: Table) -> None:
+    """Refuse a bias that does not fit a table."""
     found = view("bias", bias, kind, table.device)
     real = cuda.tree.real_of(table.dtype)
     if found.dtype != real:
-        raise TypeError(f"bias must be {real} for nodes of {table.dtype}, got {found.dtype}")
-    _shaped("bias", found, table.shape[:2], "n_trees and n_nodes of nodes")
+        raise TypeError(f"bias must be {real} for {table.name} of {table.dtype}, got {found.dtype}")
+    check_shaped("bias", found, table.shape[:2], f"the first axes of {table.name}")
 
 
-def _shaped(name: str, found: View, shape: tuple[int, ...], why: str) -> None:
+def check_out(out: Any, kind: Kind, table: Table, shape: tuple[int, ...]) -> None:
+    """Refuse an output that cannot take the result."""
+    target = view("out", out, kind, table.device)
+    if target.dtype != table.dtype:
+        raise TypeError(
+            f"out must have the dtype of {table.name}, {table.dtype}, got {target.dtype}"
+        )
+    check_shaped("out", target, shape, "that of the output")
+
+
+def check_paths(scores: Any, leaves: Any, kind: Kind, table: Table, lead: tuple[int, ...]) -> None:
+    """Refuse the scores and leaves of a trace that do not fit a table and samples."""
+    found = view("trace.scores", scores, kind, table.device)
+    ends = view("trace.leaves", leaves, kind, table.device)
+    real = cuda.tree.real_of(table.dtype)
+    if found.dtype != real or ends.dtype != "int32":
+        raise TypeError(
+            f"trace must hold {real} scores and int32 leaves, got {found.dtype}, {ends.dtype}"
+        )
+    shape = (*lead, table.shape[0], table.depth)
+    check_shaped("trace.scores", found, shape, "leading axes of x, trees, depth")
+    check_shaped("trace.leaves", ends, shape[:-1], "leading axes of x, trees")
+
+
+def check_shaped(name: str, found: View, shape: tuple[int, ...], why: str) -> None:
     """Refuse an array that has not the shape which something else implies."""
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({why}), got {found.shape}")

@@ -67,6 +67,7 @@ def make_tiles_small(patch):
     patch.setattr("fffnb.cuda.order.MERGED", 3)
     patch.setattr("fffnb.cuda.tree_steps.BLOCK", FEWEST)
     patch.setattr("fffnb.cuda.steps.CHUNKS", {1: 1, 4: 2, 16: 3})
+    patch.setattr("fffnb.cuda.flat.GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.tree.MIX_GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.tree.SLOPE_GROUPS", {1: 1, 3: 2, 6: 4})
 

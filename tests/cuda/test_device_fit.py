@@ -113,6 +113,14 @@ def test_a_run_is_close_to_that_of_the_cpu(name):
     }
 
 
+def test_the_flat_form_learns_what_it_learns_on_the_cpu():
+    losses = []
+    for device in ("cpu", "cuda"):
+        flat = nn.FlatFFF(6, 8, depth=3, n_trees=2, activation="gelu", bias=True)
+        losses.append(run("adamw", device, nn.Sequential(flat, nn.Linear(8, 3)))[2].loss)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
 def test_a_regression_in_float64_is_close_to_that_of_the_cpu():
     losses = []
     x, target = X.astype(float), (X[:, :1] - X[:, 1:2]).astype(float)

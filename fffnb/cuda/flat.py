@@ -1,0 +1,81 @@
+"""The flat form on the GPU: the kernels of `flat_walk` score, those of the tree mix and sum.
+
+As in `tree`. A layer comes in two halves: `planes` has no outputs, `vectors` no inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from . import tree
+from .flat_walk import descend, fitting_group, walk
+from .launch import KEPT, Call
+from .layer import Layer
+from .tree import Operand, Visits, by_batch
+from .tree_mix import mix, slices
+
+__all__ = ["backward", "forward"]
+
+#: Samples from which the forward pass has two stages: first all scores, then all outputs.
+SWEEP_FROM = 512
+
+#: Samples that one team scores: few where the batch would not fill the device.
+GROUPS = {1: 1, 2048: 2, 8192: 4}
+
+
+def forward(
+    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int, *, traces: bool
+) -> tuple[Callable[..., None], bool]:
+    """Return run(...), a forward pass made ready, and whether it needs a trace.
+
+    ``run(call, x, planes, y_vectors, bias, scores, leaves, y)`` writes y (batch, n_out) and, if it
+    traces, scores (batch, n_trees, depth) and leaves (batch, n_trees).
+    """
+    if batch < SWEEP_FROM:
+        return _walk(planes, vectors, batch, n_trees, device, traces), traces
+    return _sweep(planes, vectors, batch, n_trees, device), True
+
+
+def backward(
+    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int
+) -> Callable[..., Visits]:
+    """Return run(...), the first half of a backward pass made ready.
+
+    ``run(call, grad_y, x, y_vectors, scores, leaves, grad_x, planes)`` writes grad_x (batch, n_in)
+    and returns the visits of which `steps` takes the rows, those of planes by level.
+    """
+    return tree.backward(vectors, batch, n_trees, device, planes)
+
+
+@functools.lru_cache(KEPT)
+def _walk(
+    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int, traces: bool
+) -> Callable[..., None]:
+    """Return run(...), which takes one sample a block."""
+    kernel, threads = walk(planes, vectors, traces)
+    start = kernel.bind(device, (batch, 1, 1), threads)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        start(call.stream, *arrays, n_trees)
+
+    return run
+
+
+@functools.lru_cache(KEPT)
+def _sweep(
+    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int
+) -> Callable[..., None]:
+    """Return run(...), which scores all samples, then mixes their outputs."""
+    kernel, threads, samples = descend(planes, fitting_group(planes, by_batch(GROUPS, batch)))
+    down = kernel.bind(device, (-(-batch // samples), n_trees, 1), threads)
+    kernel, threads, samples = mix(vectors, 1, forward=True)
+    n_slices, _ = slices(vectors.n_out, vectors.length, 1)
+    mixed = kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        x, table, y_vectors, bias, scores, leaves, y = arrays
+        down(call.stream, x, table, bias, scores, leaves, batch, n_trees)
+        mixed(call.stream, leaves, leaves, scores, y_vectors, y, batch, n_trees)  # needs no keys
+
+    return run
