@@ -262,10 +262,12 @@ def backward(
     grad_x: Array,
     *,
     patterns: bool = False,
+    grad_scores: Array | None = None,
 ) -> Visits:
     """Write grad_x (batch, n_in) and return the visits that `gather` and `update` take.
 
-    With `patterns`, there is a row for each leaf and level, not for each node.
+    With `patterns`, there is a row for each leaf and level, not for each node. `grad_scores`,
+    shaped like `scores`, is added to the gradient that the scores have through the output.
     """
     slopes, coefs = (buffers.empty(scores.shape, scores.dtype) for _ in range(2))
     table = nodes.reshape(-1, nodes.shape[2])
@@ -273,6 +275,7 @@ def backward(
     if len(scores) > 0:
         work = work_of(scores, grad_x, grad_y)
         chunk, streamed, found, gradients, rows, room = scratch(work, scores, grad_x)
+        added = scores[:0] if grad_scores is None else grad_scores
         tree_backward.backward_samples(
             work,
             visits.order[0],
@@ -283,6 +286,7 @@ def backward(
             activation,
             scores,
             leaves,
+            added,
             slopes,
             coefs,
             rows,

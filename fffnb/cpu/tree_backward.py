@@ -42,6 +42,7 @@ def backward_samples(
     activation,
     scores,
     leaves,
+    grad_scores,
     slopes,
     coefs,
     rows,
@@ -52,6 +53,8 @@ def backward_samples(
     grad_x,
 ):
     """Write slopes (the gradient of each score), coefs and grad_x of every sample.
+
+    `grad_scores`, shaped like `scores` or empty, is added to the slopes.
 
     `order` (batch,) brings samples together that share rows; `rows` and `gradients` have four paths
     for each chunk; `patterns` as in `row_of`, `room` and `streamed` as in `mix_paths`.
@@ -71,6 +74,8 @@ def backward_samples(
                     for level in range(depth):
                         r, score = t * depth + level, scores[s, t, level]
                         gradients[q + k, r] *= derivative(activation, score)
+                        if len(grad_scores) > 0:
+                            gradients[q + k, r] += grad_scores[s, t, level]
                         slopes[s, t, level] = gradients[q + k, r]
                         coefs[s, t, level] = activate(activation, score)
             mix_paths(samples, n, gradients, rows, q, table, 0, room, streamed, grad_x)

@@ -159,7 +159,13 @@ def fff_forward(
 
 
 def fff_backward(
-    grad_y: Array, x: Array, nodes: Array, trace: Trace, *, sparse: bool = False
+    grad_y: Array,
+    x: Array,
+    nodes: Array,
+    trace: Trace,
+    *,
+    grad_scores: Array | None = None,
+    sparse: bool = False,
 ) -> Gradients:
     """Return the gradients of `fff_forward`; the choice of the path has none.
 
@@ -171,6 +177,9 @@ def fff_backward(
         The arguments of the forward pass.
     trace : Trace
         What the forward pass returned; it knows the activation and whether there was a bias.
+    grad_scores : ndarray, dtype of x, shape of trace.scores, optional
+        Gradient of what the loss holds of the scores themselves, as `balance_loss` gives it; added
+        to that through the output. On the CPU alone.
     sparse : bool, default False
         Return the gradients of nodes and bias as `RowGradient`, which holds the visited rows
         alone: at most batch · depth · n_trees, however many nodes there are.
@@ -208,8 +217,9 @@ def fff_backward(
     """
     kind = kind_of(nodes)
     if kind is not None:
+        _refuse_on_device(grad_scores)
         return tree_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
-    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace, grad_scores)
     rows, grad_bias = visits.rows, visits.bias_gradient if trace.has_bias else None
     values = cpu.tree.gather(samples, grad_samples, visits, nodes.shape, sparse=sparse)
     if sparse:
@@ -231,6 +241,7 @@ def fff_backward_update(
     *,
     bias: Array | None = None,
     bias_rule: UpdateRule | None = None,
+    grad_scores: Array | None = None,
 ) -> Array:
     """Take an optimiser step on the visited nodes, in place, and return the gradient of x.
 
@@ -251,6 +262,8 @@ def fff_backward_update(
         The bias of the forward pass, updated in place by `bias_rule`; without it the bias stays.
     bias_rule : UpdateRule, optional
         The step for the bias; given with `bias` or not at all.
+    grad_scores : ndarray, dtype of x, shape of trace.scores, optional
+        As that of `fff_backward`.
 
     Returns
     -------
@@ -276,6 +289,7 @@ def fff_backward_update(
     check_bias_rule(bias, bias_rule)
     kind = kind_of(nodes)
     if kind is not None:
+        _refuse_on_device(grad_scores)
         return tree_cuda.backward_update(  # type: ignore[no-any-return]
             kind, grad_y, x, nodes, trace, rule, bias, bias_rule
         )
@@ -287,7 +301,7 @@ def fff_backward_update(
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
         check_writeable("bias", _check_bias(bias, nodes))
         step = kernel_rule(bias_rule, bias, 1, "bias_rule")
-    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace)
+    grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace, grad_scores)
     cpu.tree.update(samples, grad_samples, visits, nodes, nodes_rule)
     if bias is not None and len(visits.rows) > 0:
         row_bias = visits.bias_gradient[:, None]
@@ -296,7 +310,7 @@ def fff_backward_update(
 
 
 def _backward(
-    grad_y: Array, x: Array, nodes: Array, trace: Trace
+    grad_y: Array, x: Array, nodes: Array, trace: Trace, grad_scores: Array | None
 ) -> tuple[Array, Array, Array, cpu.tree.Visits]:
     """Check the arguments of a backward pass; return grad_x, x and grad_y as batches, visits."""
     nodes, depth = check_nodes(nodes)
@@ -307,6 +321,10 @@ def _backward(
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
     check_trace(trace, lead, n_in, nodes, depth)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
+    if grad_scores is not None:
+        grad_scores = check_rows("grad_scores", grad_scores, nodes.dtype)
+        check_shape("grad_scores", grad_scores, trace.scores.shape, "that of trace.scores")
+        grad_scores = as_batch(grad_scores).reshape(len(samples), len(nodes), depth)
     grad_x = buffers.empty((len(samples), n_in), nodes.dtype)
     visits = cpu.tree.backward(
         grad_samples,
@@ -314,8 +332,18 @@ def _backward(
         ACTIVATIONS.index(trace.activation),
         *as_paths(trace.scores, trace.leaves, len(samples)),
         grad_x,
+        grad_scores=grad_scores,
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits
+
+
+def _refuse_on_device(grad_scores: Array | None) -> None:
+    """Refuse a gradient of scores, which GPU kernels cannot add."""
+    if grad_scores is not None:
+        raise TypeError(
+            "grad_scores must be None where nodes are on a GPU, as it is added on the CPU alone, "
+            f"got a {type(grad_scores).__name__}"
+        )
 
 
 def _check_bias(bias: Array, nodes: Array) -> Array:

@@ -117,12 +117,14 @@ def backward(
     bias: Array | None = None,
     activation: str = "identity",
     *,
+    added: Array | float = 0.0,
     absolute: bool = False,
     follow: Callable[[Array], tuple[Array, Array]] = follow_tree,
 ) -> tuple[Array, Array, Array]:
     """Return grad_x, grad_nodes and grad_bias; the choice of the path has no gradient.
 
-    With `absolute`, return the sums of the absolute terms instead: the scale of an error.
+    `added` (n_trees, batch, n_nodes) is added to the gradient of the scores on the paths. With
+    `absolute`, return the sums of the absolute terms instead: the scale of an error.
     """
     run = forward(x, nodes, bias, activation, follow=follow)
     return gradients(grad_y, x, nodes, run.scores, run.mask, activation, absolute=absolute)
@@ -144,9 +146,9 @@ def gradients(
     act, derivative = ACTIVATIONS[activation]
     coefs, slopes = mask * act(scores), mask * derivative(scores)
     if absolute:
-        terms = (x, x_vectors, y_vectors, grad_y, coefs, slopes)
-        x, x_vectors, y_vectors, grad_y, coefs, slopes = map(np.abs, terms)
-    grad_scores = (grad_y @ y_vectors.transpose(0, 2, 1)) * slopes
+        terms = (x, x_vectors, y_vectors, grad_y, coefs, slopes, added)
+        x, x_vectors, y_vectors, grad_y, coefs, slopes, added = map(np.abs, terms)
+    grad_scores = (grad_y @ y_vectors.transpose(0, 2, 1)) * slopes + run.mask * added
     grad_x = (grad_scores @ x_vectors).sum(axis=0)
     grad_x_vectors = grad_scores.transpose(0, 2, 1) @ x
     grad_y_vectors = coefs.transpose(0, 2, 1) @ grad_y
