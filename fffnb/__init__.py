@@ -28,7 +28,8 @@ from .nodes import (
     split_nodes,
 )
 from .ops.bag import BagTrace, bag_backward, bag_forward
-from .ops.flat import flat_backward, flat_backward_update, flat_forward
+from .ops.balance import balance_bias, balance_loss
+from .ops.flat import FlatGradients, FlatTrace, flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.hardening import hardening_loss
 from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
@@ -62,6 +63,8 @@ __all__ = [
     "UpdateRule",
     "bag_backward",
     "bag_forward",
+    "balance_bias",
+    "balance_loss",
     "bridges",
     "count_nodes",
     "data",

@@ -60,6 +60,10 @@ class FormLayer(Layer):
         """Return what the forward pass takes by keyword."""
         return {"bias": self.bias, "activation": self.activation}
 
+    def _backward_options(self, path: Any) -> dict[str, Any]:
+        """Return what the backward passes take by keyword."""
+        return {}
+
     def __call__(self, x: Array) -> Array:
         """Return the output (..., n_out) for samples x (..., n_in)."""
         y: Array = self._forward(x, *self._arguments(), **self._options())
@@ -78,7 +82,10 @@ class FormLayer(Layer):
         With `sparse`, those of which a sample reads only some rows are row gradients.
         """
         x, path = trace
-        grad_x, *grads = self._backward(grad_y, x, *self._arguments(), path, sparse=sparse)
+        options = self._backward_options(path)
+        grad_x, *grads = self._backward(
+            grad_y, x, *self._arguments(), path, sparse=sparse, **options
+        )
         return grad_x, dict(zip(self.parameters, grads, strict=False))  # without a bias it is None
 
     def backward_update(
@@ -89,7 +96,13 @@ class FormLayer(Layer):
         rules = {name: optimizer.rule(prefix + name) for name in self.parameters}
         biases = {"bias": self.bias, "bias_rule": rules.pop("bias", None)}
         grad_x: Array = self._backward_update(
-            grad_y, x, *self._arguments(), path, *rules.values(), **biases
+            grad_y,
+            x,
+            *self._arguments(),
+            path,
+            *rules.values(),
+            **biases,
+            **self._backward_options(path),
         )
         return grad_x
 

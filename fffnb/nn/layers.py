@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..nodes import check_dtype, check_size, default_depth, init_nodes
+from ..ops.balance import balance_bias
+from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
 from .form_layer import TreeLayer
 from .layer import Array, Gradients, Layer
@@ -36,6 +38,15 @@ class FFF(TreeLayer):
     scheme, rng, dtype
         How the nodes are drawn: see `init_nodes`.
 
+    Attributes
+    ----------
+    score_loss : callable or None
+        From a trace to a loss and its gradient of the scores, such as `balance_loss`: each backward
+        pass adds this gradient. None at first; not kept in files. On the CPU alone.
+    balance_rate : float
+        How far `balance_bias` moves the bias in each `backward_update`; 0, not at all, at first.
+        Not kept in files. On the CPU alone.
+
     Raises
     ------
     TypeError, ValueError, MemoryError
@@ -56,6 +67,9 @@ class FFF(TreeLayer):
     _arrays = ("nodes",)
 
     nodes: Array
+
+    score_loss: Callable[[Trace], tuple[float, Array]] | None = None
+    balance_rate = 0.0
 
     def __init__(
         self,
@@ -91,6 +105,17 @@ class FFF(TreeLayer):
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "n_out": self.n_out}
+
+    def _backward_options(self, path: Trace) -> dict[str, Any]:
+        return {} if self.score_loss is None else {"grad_scores": self.score_loss(path)[1]}
+
+    def backward_update(
+        self, grad_y: Array, trace: tuple[Array, Trace], optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step the visited nodes in the backward pass itself; return the gradient of the input."""
+        if self.balance_rate != 0:
+            balance_bias(self.bias, trace[1], rate=self.balance_rate)
+        return super().backward_update(grad_y, trace, optimizer, prefix)
 
 
 class Linear(Layer):
