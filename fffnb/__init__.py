@@ -29,12 +29,13 @@ from .nodes import (
 )
 from .ops.bag import BagTrace, bag_backward, bag_forward
 from .ops.balance import balance_bias, balance_loss
-from .ops.flat import FlatGradients, FlatTrace, flat_backward, flat_backward_update, flat_forward
+from .ops.flat import flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.hardening import hardening_loss
 from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
 from .ops.leaf import LeafGradients, LeafTrace, leaf_backward, leaf_forward
 from .ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
+from .ops.orthogonality import orthogonality_loss
 from .ops.rules import RowGradient, UpdateRule
 from .ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
 from .ops.straight import straight_through
@@ -91,6 +92,7 @@ __all__ = [
     "leaf_forward",
     "leaf_forward_soft",
     "nn",
+    "orthogonality_loss",
     "pack_nodes",
     "split_nodes",
     "straight_through",

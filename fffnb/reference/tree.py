@@ -127,7 +127,9 @@ def backward(
     `absolute`, return the sums of the absolute terms instead: the scale of an error.
     """
     run = forward(x, nodes, bias, activation, follow=follow)
-    return gradients(grad_y, x, nodes, run.scores, run.mask, activation, absolute=absolute)
+    return gradients(
+        grad_y, x, nodes, run.scores, run.mask, activation, added=added, absolute=absolute
+    )
 
 
 def gradients(
@@ -138,6 +140,7 @@ def gradients(
     mask: Array,
     activation: str,
     *,
+    added: Array | float = 0.0,
     absolute: bool,
 ) -> tuple[Array, Array, Array]:
     """Do what `backward` does for the nodes that `mask` says, however they were chosen."""
@@ -148,7 +151,7 @@ def gradients(
     if absolute:
         terms = (x, x_vectors, y_vectors, grad_y, coefs, slopes, added)
         x, x_vectors, y_vectors, grad_y, coefs, slopes, added = map(np.abs, terms)
-    grad_scores = (grad_y @ y_vectors.transpose(0, 2, 1)) * slopes + run.mask * added
+    grad_scores = (grad_y @ y_vectors.transpose(0, 2, 1)) * slopes + mask * added
     grad_x = (grad_scores @ x_vectors).sum(axis=0)
     grad_x_vectors = grad_scores.transpose(0, 2, 1) @ x
     grad_y_vectors = coefs.transpose(0, 2, 1) @ grad_y
