@@ -24,6 +24,10 @@ LAYERS = {
     "sequential": lambda: nn.Sequential(
         nn.FFF(5, 6, depth=2, dtype=float), nn.GELU(), nn.Linear(6, 4, dtype=float)
     ),
+    "sum": lambda: nn.Sum(
+        nn.FFF(5, 4, depth=3, dtype=float),
+        nn.Sequential(nn.Linear(5, 2, dtype=float), nn.ReLU(), nn.Linear(2, 4, dtype=float)),
+    ),
 }
 
 
@@ -172,6 +176,7 @@ for _ in range(50):
         ({"kind": "os.system"}, "a layer must be"),
         (DEEP, "nested at most"),
         ({"kind": "Sequential", "layers": 3}, "list of layers"),
+        ({"kind": "Sum", "layers": []}, "layers must hold at least one layer to add up, got none"),
         ({**FFF}, "bias"),
         ({**FFF, "bias": 1}, "bias"),
         ({**FFF, "bias": True}, "parameter 'bias'"),
@@ -218,6 +223,13 @@ def test_parameters_of_two_dtypes_are_refused(config, weight):
     parameters["bias"] = parameters["bias"].astype(float)
     with pytest.raises(ValueError, match="parameter 'bias' must be a float32 array"):
         nn.layer_from_config(config, parameters)
+
+
+def test_a_sum_refuses_outputs_of_different_shapes():
+    model, x = nn.Sum(nn.Linear(3, 4), nn.Linear(3, 1)), np.ones((2, 3), np.float32)
+    for call in (model, model.forward):
+        with pytest.raises(ValueError, match=r"outputs of one shape .* got \(2, 4\) and \(2, 1\)"):
+            call(x)
 
 
 def test_losses_refuse_empty_batches_and_lists():

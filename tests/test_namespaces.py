@@ -40,6 +40,7 @@ LAYERS = {
         nn.Sequential(nn.Linear(6, 6, rng=2, dtype=dtype), nn.ReLU()),
         nn.Linear(6, 4, rng=3, dtype=dtype),
     ),
+    "sum": lambda dtype: nn.Sum(nn.Linear(5, 4, rng=1, dtype=dtype), nn.Linear(5, 4, dtype=dtype)),
 }
 
 

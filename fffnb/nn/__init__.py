@@ -16,6 +16,7 @@ from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
 from .soft import Annealing, SoftFFF, SoftHardGap, soft_hard_gap
+from .sum import Sum
 
 __all__ = [
     "FFF",
@@ -36,6 +37,7 @@ __all__ = [
     "Sequential",
     "SoftFFF",
     "SoftHardGap",
+    "Sum",
     "TreeLayer",
     "accuracy",
     "constant",

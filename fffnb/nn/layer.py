@@ -69,3 +69,31 @@ class Layer:
     def config(self) -> dict[str, Any]:
         """Return the structure as a JSON object, which `layer_from_config` reads."""
         return {"kind": type(self).__name__}
+
+
+class Several(Layer):
+    """What layers made of layers share; the parameter p of layer i is called ``"i.p"``."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = layers
+        self.parameters = {
+            f"{i}.{name}": array
+            for i, layer in enumerate(layers)
+            for name, array in layer.parameters.items()
+        }
+        self.neurons = sum(layer.neurons for layer in layers)
+        self.neurons_read = sum(layer.neurons_read for layer in layers)
+
+    def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
+        """Return a copy of all layers that use other arrays."""
+        model = copy.copy(self)
+        model.parameters = dict(parameters)
+        model.layers = tuple(
+            layer.with_parameters({name: parameters[f"{i}.{name}"] for name in layer.parameters})
+            for i, layer in enumerate(self.layers)
+        )
+        return model
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        return {**super().config(), "layers": [layer.config() for layer in self.layers]}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,7 +14,7 @@ from ..ops.balance import balance_bias
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
 from .form_layer import TreeLayer
-from .layer import Array, Gradients, Layer
+from .layer import Array, Gradients, Layer, Several
 from .namespace import cast, namespace_of, ndtr
 from .optimizer import Optimizer
 
@@ -229,7 +228,7 @@ class GELU(Layer):
         return grad_y * (phi + x * density), {}
 
 
-class Sequential(Layer):
+class Sequential(Several):
     """Layers one after the other; the parameter p of layer i is called ``"i.p"``.
 
     Parameters
@@ -244,16 +243,6 @@ class Sequential(Layer):
     >>> list(model.parameters)
     ['0.nodes', '2.weight', '2.bias']
     """
-
-    def __init__(self, *layers: Layer) -> None:
-        self.layers = layers
-        self.parameters = {
-            f"{i}.{name}": array
-            for i, layer in enumerate(layers)
-            for name, array in layer.parameters.items()
-        }
-        self.neurons = sum(layer.neurons for layer in layers)
-        self.neurons_read = sum(layer.neurons_read for layer in layers)
 
     def __call__(self, x: Array) -> Array:
         """Return the output for samples x, keeping nothing for a backward pass."""
@@ -286,17 +275,3 @@ class Sequential(Layer):
         for i in reversed(range(len(self.layers))):
             grad_y = self.layers[i].backward_update(grad_y, trace[i], optimizer, f"{prefix}{i}.")
         return grad_y
-
-    def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
-        """Return a copy of all layers that use other arrays."""
-        model = copy.copy(self)
-        model.parameters = dict(parameters)
-        model.layers = tuple(
-            layer.with_parameters({name: parameters[f"{i}.{name}"] for name in layer.parameters})
-            for i, layer in enumerate(self.layers)
-        )
-        return model
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        return {"kind": "Sequential", "layers": [layer.config() for layer in self.layers]}

@@ -16,8 +16,9 @@ from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
 from .leaf import LeafFFF
+from .sum import Sum
 
-#: Sequential in Sequential in ..., at most so deep.
+#: Sequential or Sum in Sequential in ..., at most so deep.
 MAX_NESTING = 8
 
 
@@ -117,13 +118,14 @@ def layer_from_config(config: Any, parameters: Mapping[str, Array]) -> Layer:
 def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> Layer:
     """Build one layer, taking its parameters out of `left`."""
     kind = config.get("kind") if isinstance(config, dict) else None
-    if kind == "Sequential":
+    if kind in ("Sequential", "Sum"):
         layers = config.get("layers")
         if not isinstance(layers, list) or nesting == MAX_NESTING:
             raise ValueError(
                 f"the structure must hold a list of layers, nested at most {MAX_NESTING} times"
             )
-        return Sequential(
+        build = Sequential if kind == "Sequential" else Sum
+        return build(
             *(_build(each, left, f"{prefix}{i}.", nesting + 1) for i, each in enumerate(layers))
         )
     if kind in ("ReLU", "GELU"):
@@ -144,8 +146,8 @@ def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> La
     if kind == "LeafFFF":
         return _build_leaf(config, left, prefix)
     raise ValueError(
-        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, LeafFFF, Linear, ReLU, GELU or "
-        f"Sequential, got {kind!r}"
+        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, LeafFFF, Linear, ReLU, GELU, "
+        f"Sequential or Sum, got {kind!r}"
     )
 
 
