@@ -43,6 +43,7 @@ from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device
 from .ops.tree import fff_backward, fff_backward_update, fff_forward
 from .ops.update import update_rows
+from .ops.usage import Usage, usage
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "SoftTrace",
     "Trace",
     "UpdateRule",
+    "Usage",
     "bag_backward",
     "bag_forward",
     "balance_bias",
@@ -98,6 +100,7 @@ __all__ = [
     "straight_through",
     "to_device",
     "update_rows",
+    "usage",
 ]
 
 

@@ -108,6 +108,16 @@ def test_info_shows_structure_and_use(run_folder, capsys):
     assert all(0 < float(line.split()[-1]) <= 1 for line in lines)
 
 
+def test_info_shows_layers_inside_others():
+    both = nn.Sum(nn.FlatFFF(4, 2, depth=3), nn.Sequential(nn.Linear(4, 2), nn.ReLU()))
+    rows = cli.info.structure(nn.Sequential(nn.GELU(), both))
+    names = ["", "0", "1", "1.0", "1.1", "1.1.0", "1.1.1"]
+    kinds = ["Sequential", "GELU", "Sum", "FlatFFF", "Sequential", "Linear", "ReLU"]
+    assert [row[:2] for row in rows] == [*zip(names, kinds, strict=True)]
+    assert rows[3][2:] == ("4 → 2", "3", "1", "3", "7", "26")
+    assert {len(row) for row in rows} == {len(cli.info.STRUCTURE)}
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -42,8 +42,6 @@ def run(options: argparse.Namespace) -> int:
     model = nn.load_model(options.model)
     print(report.table([STRUCTURE, *structure(model)]))
     if options.data:
-        if not any(isinstance(layer, nn.TreeLayer) for layer in layers_of(model)):
-            raise ValueError(f"--data needs a model with FFF layers, {options.model} has none")
         dataset = data.load(options.data, options.data_dir)
         print(f"\nuse of the trees by {len(dataset.x_test):,} test samples of {dataset.name}")
         print(report.table([USE, *use(model, dataset.x_test)]))
@@ -89,50 +87,31 @@ STRUCTURE = (
 )
 
 
-def layers_of(model: nn.Layer) -> tuple[nn.Layer, ...]:
-    """Return the layers of a model that may be a single one."""
-    return model.layers if isinstance(model, nn.Sequential) else (model,)
-
-
-def structure(model: nn.Layer) -> list[tuple[str, ...]]:
-    """Return a row for each layer."""
-    rows: list[tuple[str, ...]] = []
-    for i, layer in enumerate(layers_of(model)):
-        row = [str(i), type(layer).__name__]
-        if isinstance(layer, (nn.TreeLayer, nn.Linear)):
-            trees = (layer.depth, layer.n_trees) if isinstance(layer, nn.TreeLayer) else ("", "")
-            parameters = sum(array.size for array in layer.parameters.values())
-            row += [f"{layer.n_in} → {layer.n_out}", *map(str, trees)]
-            row += [f"{n:,}" for n in (layer.neurons_read, layer.neurons, parameters)]
-        rows.append((*row, *[""] * (len(STRUCTURE) - len(row))))
+def structure(model: nn.Layer, name: str = "") -> list[tuple[str, ...]]:
+    """Return a row for a model and for each layer inside."""
+    row = [name, type(model).__name__]
+    if isinstance(model, (nn.TreeLayer, nn.Linear)):
+        trees = (model.depth, model.n_trees) if isinstance(model, nn.TreeLayer) else ("", "")
+        parameters = sum(array.size for array in model.parameters.values())
+        row += [f"{model.n_in} → {model.n_out}", *map(str, trees)]
+        row += [f"{n:,}" for n in (model.neurons_read, model.neurons, parameters)]
+    rows: list[tuple[str, ...]] = [(*row, *[""] * (len(STRUCTURE) - len(row)))]
+    if isinstance(model, (nn.Sequential, nn.Sum)):
+        for inner, layer in model.named(name):
+            rows += structure(layer, inner)
     return rows
 
 
-USE = ("layer", "tree", "leaves used", "leaves", "busiest leaf", "evenness")
+USE = ("layer", "tree", "dead nodes", "leaves used", "leaves", "busiest leaf", "evenness")
 
 
 def use(model: nn.Layer, x: np.ndarray) -> list[tuple[str, ...]]:
-    """Return a row for each tree: how the samples spread over its leaves.
-
-    Evenness is the entropy of the shares of the leaves over that of equal shares: 1 where all
-    leaves have as many samples, 0 where one leaf has them all.
-    """
+    """Return a row for each tree: how the samples spread over its nodes and leaves."""
     rows: list[tuple[str, ...]] = []
-    for i, layer in enumerate(layers_of(model)):
-        if isinstance(layer, nn.TreeLayer):
-            for tree, leaves in enumerate(layer.leaves(x).T):
-                shares = np.bincount(leaves, minlength=2**layer.depth) / len(leaves)
-                seen = shares[shares > 0]
-                evenness = float(-np.sum(seen * np.log2(seen))) / layer.depth
-                rows.append(
-                    (
-                        str(i),
-                        str(tree),
-                        f"{len(seen):,}",
-                        f"{2**layer.depth:,}",
-                        f"{100 * seen.max():.1f} %",
-                        f"{evenness:.2f}",
-                    )
-                )
-        x = layer(x)
+    for name, usage in nn.usage(model, x).items():
+        for tree, (nodes, leaves) in enumerate(zip(*usage, strict=True)):
+            counts = [np.count_nonzero(nodes == 0), np.count_nonzero(leaves), len(leaves)]
+            busiest = f"{100 * leaves.max() / usage.batch:.1f} %"
+            evenness = f"{usage.evenness[tree]:.2f}"
+            rows.append((name, str(tree), *(f"{n:,}" for n in counts), busiest, evenness))
     return rows

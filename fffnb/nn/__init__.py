@@ -17,6 +17,7 @@ from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
 from .soft import Annealing, SoftFFF, SoftHardGap, soft_hard_gap
 from .sum import Sum
+from .usage import plot_usage, usage
 
 __all__ = [
     "FFF",
@@ -48,9 +49,11 @@ __all__ = [
     "load_model",
     "make_layer",
     "mean_squared_error",
+    "plot_usage",
     "predict",
     "save_model",
     "soft_hard_gap",
     "softmax_cross_entropy",
     "step",
+    "usage",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from .layer import Array, Layer
 from .namespace import concatenate, namespace_of
@@ -33,11 +34,16 @@ def predict(model: Layer, x: Array) -> Array:
     >>> nn.predict(nn.Linear(3, 2), np.ones((5, 3), np.float32)).shape
     (5, 2)
     """
+    outputs: Array = concatenate([model(batch) for batch in batches(x)])
+    return outputs
+
+
+def batches(x: Array) -> Iterator[Array]:
+    """Yield samples in batches of an evaluation; no samples are one empty batch."""
     starts = range(0, max(1, x.shape[0]), EVALUATION_BATCH)
     stops = [*starts[1:], x.shape[0]]
-    batches = (x[start:stop, ...] for start, stop in zip(starts, stops, strict=True))
-    outputs: Array = concatenate([model(batch) for batch in batches])
-    return outputs
+    for start, stop in zip(starts, stops, strict=True):
+        yield x[start:stop, ...]
 
 
 def accuracy(model: Layer, x: Array, labels: Array) -> float:

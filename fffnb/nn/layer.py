@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from .optimizer import Optimizer
 
 Array = NDArray[Any]
 Gradients = dict[str, Array | RowGradient]
+
+#: What is shown the name of a layer, the layer and its input.
+Observer = Callable[[str, "Layer", Array], None]
 
 
 class Layer:
@@ -66,6 +69,11 @@ class Layer:
             setattr(layer, name, array)
         return layer
 
+    def observe(self, x: Array, see: Observer, name: str = "") -> Array:
+        """Return the output for x; first call ``see(name, layer, x)`` for each layer on the way."""
+        see(name, self, x)
+        return self(x)
+
     def config(self) -> dict[str, Any]:
         """Return the structure as a JSON object, which `layer_from_config` reads."""
         return {"kind": type(self).__name__}
@@ -83,6 +91,11 @@ class Several(Layer):
         }
         self.neurons = sum(layer.neurons for layer in layers)
         self.neurons_read = sum(layer.neurons_read for layer in layers)
+
+    def named(self, name: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield the layers, each with its name in a model that calls this one `name`."""
+        for i, layer in enumerate(self.layers):
+            yield f"{name}.{i}" if name else str(i), layer
 
     def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
         """Return a copy of all layers that use other arrays."""

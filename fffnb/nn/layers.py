@@ -14,7 +14,7 @@ from ..ops.balance import balance_bias
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
 from .form_layer import TreeLayer
-from .layer import Array, Gradients, Layer, Several
+from .layer import Array, Gradients, Layer, Observer, Several
 from .namespace import cast, namespace_of, ndtr
 from .optimizer import Optimizer
 
@@ -275,3 +275,9 @@ class Sequential(Several):
         for i in reversed(range(len(self.layers))):
             grad_y = self.layers[i].backward_update(grad_y, trace[i], optimizer, f"{prefix}{i}.")
         return grad_y
+
+    def observe(self, x: Array, see: Observer, name: str = "") -> Array:
+        """Return the output for x, and let `see` look at each layer inside."""
+        for inner, layer in self.named(name):
+            x = layer.observe(x, see, inner)
+        return x

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .layer import Array, Gradients, Layer, Several
+from .layer import Array, Gradients, Layer, Observer, Several
 from .optimizer import Optimizer
 
 
@@ -69,6 +69,10 @@ class Sum(Several):
                 for i, layer in enumerate(self.layers)
             ]
         )
+
+    def observe(self, x: Array, see: Observer, name: str = "") -> Array:
+        """Return the output for x, and let `see` look at each layer inside."""
+        return _add([layer.observe(x, see, inner) for inner, layer in self.named(name)])
 
 
 def _add(arrays: Sequence[Array]) -> Array:
