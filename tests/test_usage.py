@@ -130,3 +130,29 @@ def test_the_picture_makes_its_own_axes():
 
         ax = nn.plot_usage(count_visits(np.zeros((3, 1), np.int32), depth=1))
         pyplot.close(ax.figure)
+
+
+def test_a_record_sees_turns_sizes_and_flips():
+    made, x = model()
+    record = nn.LevelRecord(made, x)
+    first = made.layers[0]
+    scores = first.forward(x)[1][1].scores
+    first.nodes[0, 0] *= -2  # the root of the first tree turns round, and nothing else
+    assert record(1, nn.History()) is None
+    assert set(record.layers) == {"0", "2.0", "2.1.1"}
+    before, after = record.layers["0"]
+    np.testing.assert_allclose(before.right, (scores > 0).mean(axis=0))
+    np.testing.assert_allclose(before.size, np.abs(scores).mean(axis=0), rtol=1e-6)
+    assert not before.flipped.any()
+    assert after.flipped[0, 0] == 1 and not after.flipped[1].any()
+    assert after.right[0, 0] == pytest.approx(1 - before.right[0, 0])
+    assert after.size[0, 0] == pytest.approx(2 * before.size[0, 0])
+    assert [len(levels) for levels in record.layers.values()] == [2, 2, 2]
+
+
+def test_a_record_refuses_no_samples_and_no_trees():
+    made, x = model()
+    with pytest.raises(ValueError, match=r"x must hold at least one sample .* got none"):
+        nn.LevelRecord(made, x[:0])
+    with pytest.raises(ValueError, match="model must hold an FFF or FlatFFF layer, got a GELU"):
+        nn.LevelRecord(nn.GELU(), x)

@@ -12,6 +12,7 @@ from .leaf import LeafFFF
 from .losses import mean_squared_error, softmax_cross_entropy
 from .optim import SGD, AdamW
 from .optimizer import Optimizer
+from .record import LevelRecord, LevelScores
 from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
@@ -31,6 +32,8 @@ __all__ = [
     "History",
     "Layer",
     "LeafFFF",
+    "LevelRecord",
+    "LevelScores",
     "Linear",
     "Optimizer",
     "ProductKeyFFF",
