@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.flat import FlatTrace
+from ..ops.flat_trace import FlatTrace
 from ..ops.trace import Trace
 from ..ops.usage import Usage, count_visits
 from .evaluate import batches
-from .flat import FlatFFF
+from .form_layer import TreeLayer
 from .layer import Array, Layer
-from .layers import FFF
 
 #: Levels of a picture, at most: the nodes of deeper ones would be thinner than a pixel.
 MOST_LEVELS = 12
@@ -67,7 +66,7 @@ def traces(model: Layer, x: Array) -> dict[str, Trace | FlatTrace]:
     found = {}
 
     def see(name: str, layer: Layer, x: Array) -> None:
-        if isinstance(layer, (FFF, FlatFFF)):
+        if isinstance(layer, TreeLayer):
             found[name] = layer.forward(x)[1][1]
 
     model.observe(x, see)
