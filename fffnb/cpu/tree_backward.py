@@ -22,9 +22,9 @@ from .tree_mix import (
     mix,
     mix_paths,
     mix_tile,
-    place,
     row_of,
     same,
+    shift_of,
 )
 from .tree_walk import dot, dots, take_four, tile
 from .update import copy_row, update_row
@@ -128,15 +128,15 @@ def list_rows(ends, chunk, patterns, rows, slots):
     for t in range(n_trees):
         first = n_rows
         for level in range(depth):
-            last = -1
+            last, shift = -1, shift_of(level, depth, patterns)
             slot = first + level - depth if patterns else n_rows - 1
             for i in range(ends.shape[1]):
-                at = place(ends[t, i], level, depth, patterns)
-                if at != last:
+                place = ends[t, i] >> shift
+                if place != last:
                     slot += depth if patterns else 1
-                    rows[slot] = row_of(t, level, at, depth, patterns)
+                    rows[slot] = row_of(t, level, place, depth, patterns)
                     n_rows += 1
-                    last = at
+                    last = place
                 if i % chunk == 0:
                     slots[t, i // chunk, level] = slot
     return n_rows
@@ -199,18 +199,16 @@ def step_chunks(
         level = 0
         while level < depth:
             n_levels, q = 1, item * depth + level
-            deep = level + 3
-            if deep < depth and (
-                place(first, deep, depth, patterns) == place(last, deep, depth, patterns)
-            ):
+            if level + 3 < depth and (first ^ last) >> shift_of(level + 3, depth, patterns) == 0:
                 n_levels = 4  # the chunk has one row on each of these levels
                 sum_four(x, x_weights, q, rows, item, end - begin, 0, sums)
                 sum_four(grad_y, y_weights, q, rows, item, end - begin, x.shape[1], sums)
+            shift = shift_of(level, depth, patterns)
             i, run = begin, 0
             while i < end:
-                at = place(ends[t, i], level, depth, patterns)
+                place = ends[t, i] >> shift
                 j = i + 1
-                while j < end and place(ends[t, j], level, depth, patterns) == at:
+                while j < end and ends[t, j] >> shift == place:
                     j += 1
                 if n_levels == 1:
                     m, n = i - begin, j - begin
@@ -218,19 +216,19 @@ def step_chunks(
                     sum_run(grad_y, y_weights, q, rows, item, m, n, x.shape[1], sums)
                 for k in range(n_levels):
                     before, after = i == begin and begin > 0, j == end and end < batch
-                    deep = level + k
-                    at = place(ends[t, i], deep, depth, patterns)
-                    before = before and place(ends[t, begin - 1], deep, depth, patterns) == at
-                    after = after and place(ends[t, end], deep, depth, patterns) == at
-                    part = 2 * (item * depth + deep)
+                    deep = shift_of(level + k, depth, patterns)
+                    place = ends[t, i] >> deep
+                    before = before and ends[t, begin - 1] >> deep == place
+                    after = after and ends[t, end] >> deep == place
+                    part = 2 * (item * depth + level + k)
                     if before:
                         copy_row(sums, 4 * item + k, parts, part)
                     elif after:
                         copy_row(sums, 4 * item + k, parts, part + 1)
                     else:
-                        row = row_of(t, deep, at, depth, patterns)
+                        row = row_of(t, level + k, place, depth, patterns)
                         if slots.size > 0:
-                            row = slots[t, c, deep] + run * (depth if patterns else 1)
+                            row = slots[t, c, level + k] + run * (depth if patterns else 1)
                         update_row(table, row, sums, 4 * item + k, rule)
                 i, run = j, run + 1
             level += n_levels
@@ -274,18 +272,19 @@ def step_parts(ends, chunk, depth, patterns, slots, parts, table, rule):
     n_chunks = len(parts) // (2 * n_trees * depth)
     for item in prange(n_trees * n_chunks * depth):
         t, c, level = item // (n_chunks * depth), item // depth % n_chunks, item % depth
+        shift = shift_of(level, depth, patterns)
         stop = (c + 1) * chunk
         if stop >= batch:
             continue
-        at = place(ends[t, stop - 1], level, depth, patterns)
-        begun = c * chunk > 0 and place(ends[t, c * chunk - 1], level, depth, patterns) == at
-        if begun or place(ends[t, stop], level, depth, patterns) != at:
+        place = ends[t, stop - 1] >> shift
+        begun = c * chunk > 0 and ends[t, c * chunk - 1] >> shift == place
+        if begun or ends[t, stop] >> shift != place:
             continue
         total = 2 * item + 1
-        row = row_of(t, level, at, depth, patterns)
+        row = row_of(t, level, place, depth, patterns)
         if slots.size > 0:
             row = slots[t, c + 1, level]
-        while stop < batch and place(ends[t, stop], level, depth, patterns) == at:
+        while stop < batch and ends[t, stop] >> shift == place:
             c += 1
             part = 2 * ((t * n_chunks + c) * depth + level)
             for k in range(parts.shape[1]):

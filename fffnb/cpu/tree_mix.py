@@ -27,23 +27,23 @@ activate = helper(activations.activate)
 
 
 @helper
-def place(leaf, level, depth, patterns):
-    """Return which of the rows of a level the path to a leaf visits.
+def shift_of(level, depth, patterns):
+    """Return by how many bits to shift a leaf for the place on a level that its path visits.
 
-    That is the node, or the leaf itself if there is a row for each of the `patterns` of signs.
+    That is a node, or the leaf itself if there is a row for each of the `patterns` of signs.
     """
-    return leaf if patterns else leaf >> (depth - level)
+    return 0 if patterns else depth - level
 
 
 @helper
-def row_of(t, level, at, depth, patterns):
-    """Return the row of a forest that is number `at` on a level of tree t.
+def row_of(t, level, place, depth, patterns):
+    """Return the row of a forest that is at a place on a level of tree t.
 
     A tree has its nodes level by level; of `patterns`, the rows of all levels lie together.
     """
     if patterns:
-        return ((t << depth) + at) * depth + level
-    return t * ((1 << depth) - 1) + (1 << level) - 1 + at
+        return ((t << depth) + place) * depth + level
+    return t * ((1 << depth) - 1) + (1 << level) - 1 + place
 
 
 @helper
@@ -52,10 +52,11 @@ def follow(s, scores, leaves, patterns, rows, q):
     _, n_trees, depth = scores.shape
     n_levels = rows.shape[1] // n_trees
     for t in range(n_trees):
+        leaf = leaves[s, t]
         for k in range(n_levels):
             level = depth - n_levels + k
-            at = place(leaves[s, t], level, depth, patterns)
-            rows[q, t * n_levels + k] = row_of(t, level, at, depth, patterns)
+            place = leaf >> shift_of(level, depth, patterns)
+            rows[q, t * n_levels + k] = row_of(t, level, place, depth, patterns)
 
 
 @helper
