@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..nodes import init_bag, init_keys
+from ..nodes import check_size, init_bag, init_keys
 from ..ops.bag import BagTrace, bag_backward, bag_forward
 from ..ops.keys import KeysTrace, keys_backward, keys_forward
 from .layer import Array, Gradients, Layer
@@ -84,7 +84,8 @@ class BagFFF(Layer):
     ) -> None:
         self.n_in, self.n_out = int(n_in), nodes.shape[2] - int(n_in)
         self.n_trees, self.n_nodes = nodes.shape[:2]
-        self.k, self.activation = k, activation
+        self.k = None if k is None else check_size("k", k)
+        self.activation = activation
         self.nodes, self.bias = nodes, bias
         self.neurons = self.neurons_read = self.n_trees * self.n_nodes
         self.parameters = {"nodes": nodes} if bias is None else {"nodes": nodes, "bias": bias}
@@ -193,10 +194,10 @@ class ProductKeyFFF(Layer):
     def _hold(self, k: int, activation: str, keys: Array, y_vectors: Array) -> None:
         self.n_trees, _, self.n_keys, half = keys.shape
         self.n_in, self.n_out = 2 * half, y_vectors.shape[1]
-        self.k, self.activation = k, activation
+        self.k, self.activation = check_size("k", k), activation
         self.keys, self.y_vectors = keys, y_vectors
         self.neurons = len(y_vectors)
-        self.neurons_read = self.n_trees * (self.n_keys + k)
+        self.neurons_read = self.n_trees * (self.n_keys + self.k)
         self.parameters = {"keys": keys, "y_vectors": y_vectors}
         self(np.empty((0, self.n_in), keys.dtype))  # refuses what does not fit
 
