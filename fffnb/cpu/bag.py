@@ -79,14 +79,11 @@ def score(x: Array, table: Array, bias: Array | None, n_groups: int, n_parts: in
     scores = buffers.empty((batch, n_groups, n), x.dtype)
     if batch == 0:
         return scores
-    work = 2 * scores.size * n_in
-    chunk = max(4, tree.chunk_of(batch, work))
     n_blocks = -(-n // max(3, BLOCK_BYTES // (n_in * x.itemsize)))
     block = 3 * -(-n // (3 * n_blocks))  # as even as whole tiles can be
-    n_items = n_groups * -(-n // block) * -(-batch // chunk)
-    found = buffers.empty((n_items, 16), x.dtype)
-    row = tree.as_row(bias, x.dtype)
-    bag_choose.score(work, x, n_parts, table, row, chunk, block, found, scores)
+    found = buffers.empty((n_groups * -(-n // block) * -(-batch // 4), 16), x.dtype)
+    row, work = tree.as_row(bias, x.dtype), 2 * scores.size * n_in
+    bag_choose.score(work, x, n_parts, table, row, block, found, scores)
     return scores
 
 
@@ -95,7 +92,9 @@ def choose_positive(scores: Array) -> Choice:
     batch = len(scores)
     scores = scores.reshape(batch, scores.shape[1] * scores.shape[2])
     starts = np.zeros(batch + 1, np.int64)
-    np.cumsum(np.count_nonzero(~(scores <= 0), axis=1), out=starts[1:])  # NaN counts, too
+    if batch > 0:
+        bag_choose.count_positive(2 * scores.size, scores, starts[1:])
+        np.cumsum(starts, out=starts)
     rows = buffers.empty(starts[-1], np.int64)
     kept = buffers.empty(starts[-1], scores.dtype)
     if len(rows) > 0:

@@ -17,24 +17,23 @@ LATE = 2**61
 
 
 @Kernel
-def score(x, n_parts, table, bias, chunk, block, found, scores):
+def score(x, n_parts, table, bias, block, found, scores):
     """Write the scores of all samples; the rows of group g meet part g % n_parts of x alone.
 
-    A thread takes `chunk` samples and `block` rows at a time, and has room in a row of `found`.
+    A thread meets `block` rows with four samples, then with the next four, and has room in a row of
+    `found`.
     """
     batch, _, n = scores.shape
-    n_in, n_blocks, n_chunks = x.shape[1] // n_parts, -(-n // block), -(-batch // chunk)
+    n_in, n_blocks, n_fours = x.shape[1] // n_parts, -(-n // block), -(-batch // 4)
     for item in prange(len(found)):
-        g, b, c = item // (n_blocks * n_chunks), item // n_chunks % n_blocks, item % n_chunks
-        first, end = b * block, min(batch, (c + 1) * chunk)
-        stop, start = min(n, first + block), g % n_parts * n_in
-        for i in range(c * chunk, end, 4):
-            m = min(4, end - i)
-            score_four(x, i, m, start, n_in, table, g, first, stop, found, item, scores)
-            if len(bias) > 0:
-                for s in range(i, i + m):
-                    for r in range(first, stop):
-                        scores[s, g, r] += bias[g * n + r]
+        g, b, i = item // (n_blocks * n_fours), item // n_fours % n_blocks, item % n_fours * 4
+        first, start, m = b * block, g % n_parts * n_in, min(4, batch - i)
+        stop = min(n, first + block)
+        score_four(x, i, m, start, n_in, table, g, first, stop, found, item, scores)
+        if len(bias) > 0:
+            for s in range(i, i + m):
+                for r in range(first, stop):
+                    scores[s, g, r] += bias[g * n + r]
 
 
 @helper
@@ -56,6 +55,16 @@ def score_four(x, i, m, start, n_in, table, g, first, stop, found, item, scores)
     for k in range(m):
         for q in range(r, stop):
             scores[i + k, g, q] = dot(table, (row + q) * width, x, i0 + k * wide, n_in)
+
+
+@Kernel
+def count_positive(scores, counts):
+    """Write how many scores of each row of `scores` are positive or NaN."""
+    for s in prange(len(scores)):
+        n = 0
+        for r in range(scores.shape[1]):
+            n += 0 if scores[s, r] <= 0 else 1
+        counts[s] = n
 
 
 @Kernel
