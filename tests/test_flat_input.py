@@ -44,7 +44,7 @@ FORWARD = [
         r"y_vectors must .* \(1, 7, n_out\) .* or \(1, 24, n_out\) .* of shape \(1, 3, 3\), got",
     ),
     ({"y_vectors": VECTORS[0]}, ValueError, r"y_vectors must have shape \(1, 15, n_out\) .* got"),
-    ({"y_vectors": VECTORS[:, :, :0]}, ValueError, r"n_out >= 1 .* got \(1, 15, 0\)"),
+    ({"y_vectors": VECTORS[:, :, :0]}, ValueError, r"n_out >= 1, .* got \(1, 15, 0\)"),
     ({"y_vectors": VECTORS.astype(float)}, TypeError, "y_vectors must be float32, got float64"),
     ({"y_vectors": VECTORS[:, ::-1]}, ValueError, "y_vectors must be C-contiguous, got strides"),
     ({"bias": BIAS[0]}, ValueError, r"bias must have shape \(1, 4\) .* got \(4,\)"),

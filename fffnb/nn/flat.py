@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 from ..nodes import default_depth, init_flat
 from ..ops.flat import flat_backward, flat_backward_update, flat_forward
 from .form_layer import TreeLayer
-from .layer import Array
+from .layer import Array, Layer
+from .optimizer import Optimizer
 
 
 class FlatFFF(TreeLayer):
@@ -88,3 +89,11 @@ class FlatFFF(TreeLayer):
         self.neurons = self.n_trees * y_vectors.shape[1]
         self.neurons_read = self.n_trees * self.depth
         self._hold((planes, y_vectors), bias)
+
+    def backward_update(
+        self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step planes and visited y vectors; on a GPU after the backward pass, not in it."""
+        if isinstance(self.planes, np.ndarray):
+            return super().backward_update(grad_y, trace, optimizer, prefix)
+        return Layer.backward_update(self, grad_y, trace, optimizer, prefix)
