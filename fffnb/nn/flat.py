@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..nodes import default_depth, init_flat
+from ..ops.device import kind_of
 from ..ops.flat import flat_backward, flat_backward_update, flat_forward
 from .form_layer import TreeLayer
 from .layer import Array, Layer
@@ -94,6 +95,6 @@ class FlatFFF(TreeLayer):
         self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
     ) -> Array:
         """Step planes and visited y vectors; on a GPU after the backward pass, not in it."""
-        if isinstance(self.planes, np.ndarray):
+        if kind_of(self.planes) is None:
             return super().backward_update(grad_y, trace, optimizer, prefix)
         return Layer.backward_update(self, grad_y, trace, optimizer, prefix)
