@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from . import tree
 from .flat_walk import descend, fitting_group, walk
 from .launch import KEPT, Call
 from .layer import Layer
 from .tree import Operand, Visits, by_batch
+from .tree import backward as tree_backward
 from .tree_mix import mix, slices
 
 __all__ = ["backward", "forward"]
@@ -45,7 +45,7 @@ def backward(
     ``run(call, grad_y, x, y_vectors, scores, leaves, grad_x, planes)`` writes grad_x (batch, n_in)
     and returns the visits of which `steps` takes the rows, those of planes by level.
     """
-    return tree.backward(vectors, batch, n_trees, device, planes)
+    return tree_backward(vectors, batch, n_trees, device, planes)
 
 
 @functools.lru_cache(KEPT)
