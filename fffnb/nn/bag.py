@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..nodes import check_size, init_bag, init_keys
-from ..ops.bag import BagTrace, bag_backward, bag_forward
-from ..ops.keys import KeysTrace, keys_backward, keys_forward
-from .layer import Array, Gradients, Layer
+from ..ops.bag import bag_backward, bag_forward
+from ..ops.keys import keys_backward, keys_forward
+from .form_layer import FormLayer
+from .layer import Array
 
 
-class BagFFF(Layer):
+class BagFFF(FormLayer):
     """Layer without a tree: each sample chooses the best nodes of each bag, or all positive ones.
 
     Parameters
@@ -52,6 +53,14 @@ class BagFFF(Layer):
     ((3, 10), 32)
     """
 
+    _forward = staticmethod(bag_forward)
+    _backward = staticmethod(bag_backward)
+    _arrays = ("nodes",)
+    _structure = ("n_in", "n_out", "n_nodes", "k", "n_trees", "activation")
+
+    nodes: Array
+    bias: Array | None
+
     def __init__(
         self,
         n_in: int,
@@ -68,7 +77,7 @@ class BagFFF(Layer):
     ) -> None:
         nodes = init_bag(n_in, n_out, n_nodes, n_trees, scheme=scheme, rng=rng, dtype=dtype)
         biases = np.zeros(nodes.shape[:2], nodes.dtype) if bias else None
-        self._hold(n_in, k, activation, nodes, biases)
+        self._use(n_in, k, activation, nodes, biases)
 
     @classmethod
     def of(
@@ -76,63 +85,24 @@ class BagFFF(Layer):
     ) -> BagFFF:
         """Return a layer that uses given nodes (n_trees, n_nodes, n_in + n_out) and biases."""
         layer = cls.__new__(cls)
-        layer._hold(n_in, k, activation, nodes, bias)
+        layer._use(n_in, k, activation, nodes, bias)
         return layer
 
-    def _hold(
+    def _use(
         self, n_in: int, k: int | None, activation: str, nodes: Array, bias: Array | None
     ) -> None:
         self.n_in, self.n_out = int(n_in), nodes.shape[2] - int(n_in)
         self.n_trees, self.n_nodes = nodes.shape[:2]
         self.k = None if k is None else check_size("k", k)
         self.activation = activation
-        self.nodes, self.bias = nodes, bias
         self.neurons = self.neurons_read = self.n_trees * self.n_nodes
-        self.parameters = {"nodes": nodes} if bias is None else {"nodes": nodes, "bias": bias}
-        self(np.empty((0, self.n_in), nodes.dtype))  # refuses what does not fit
+        self._hold((nodes,), bias)
 
-    def __call__(self, x: Array) -> Array:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return bag_forward(
-            x, self.nodes, k=self.k, bias=self.bias, activation=self.activation, n_out=self.n_out
-        )
-
-    def forward(self, x: Array) -> tuple[Array, tuple[Array, BagTrace]]:
-        """Return the output for x and what `backward` needs."""
-        y, trace = bag_forward(
-            x,
-            self.nodes,
-            k=self.k,
-            bias=self.bias,
-            activation=self.activation,
-            n_out=self.n_out,
-            return_trace=True,
-        )
-        return y, (x, trace)
-
-    def backward(
-        self, grad_y: Array, trace: tuple[Array, BagTrace], *, sparse: bool = False
-    ) -> tuple[Array, Gradients]:
-        """Return the gradient of the input and those of nodes and bias."""
-        x, choice = trace
-        grads = bag_backward(grad_y, x, self.nodes, choice, sparse=sparse)
-        gradients: Gradients = {"nodes": grads.nodes}
-        if grads.bias is not None:
-            gradients["bias"] = grads.bias
-        return grads.x, gradients
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        sizes = {"n_in": self.n_in, "n_out": self.n_out, "n_nodes": self.n_nodes, "k": self.k}
-        rest = {
-            "n_trees": self.n_trees,
-            "activation": self.activation,
-            "bias": self.bias is not None,
-        }
-        return {"kind": "BagFFF", **sizes, **rest}
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "k": self.k, "n_out": self.n_out}
 
 
-class ProductKeyFFF(Layer):
+class ProductKeyFFF(FormLayer):
     """Layer of many nodes, of which product keys choose the best for each sample.
 
     Parameters
@@ -169,6 +139,14 @@ class ProductKeyFFF(Layer):
     ((3, 10), 72, 1024)
     """
 
+    _forward = staticmethod(keys_forward)
+    _backward = staticmethod(keys_backward)
+    _arrays = ("keys", "y_vectors")
+    _structure = ("n_in", "n_out", "n_keys", "k", "n_trees", "activation")
+
+    keys: Array
+    y_vectors: Array
+
     def __init__(
         self,
         n_in: int,
@@ -182,49 +160,28 @@ class ProductKeyFFF(Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         keys, y_vectors = init_keys(n_in, n_out, n_keys, n_trees, rng=rng, dtype=dtype)
-        self._hold(k, activation, keys, y_vectors)
+        self._use(k, activation, keys, y_vectors)
 
     @classmethod
     def of(cls, k: int, activation: str, keys: Array, y_vectors: Array) -> ProductKeyFFF:
         """Return a layer that uses given keys and y vectors: see `keys_forward`."""
         layer = cls.__new__(cls)
-        layer._hold(k, activation, keys, y_vectors)
+        layer._use(k, activation, keys, y_vectors)
         return layer
 
-    def _hold(self, k: int, activation: str, keys: Array, y_vectors: Array) -> None:
+    def _use(self, k: int, activation: str, keys: Array, y_vectors: Array) -> None:
         self.n_trees, _, self.n_keys, half = keys.shape
         self.n_in, self.n_out = 2 * half, y_vectors.shape[1]
         self.k, self.activation = check_size("k", k), activation
-        self.keys, self.y_vectors = keys, y_vectors
         self.neurons = len(y_vectors)
         self.neurons_read = self.n_trees * (self.n_keys + self.k)
-        self.parameters = {"keys": keys, "y_vectors": y_vectors}
-        self(np.empty((0, self.n_in), keys.dtype))  # refuses what does not fit
+        self._hold((keys, y_vectors), None)
 
-    def __call__(self, x: Array) -> Array:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return keys_forward(x, self.keys, self.y_vectors, k=self.k, activation=self.activation)
-
-    def forward(self, x: Array) -> tuple[Array, tuple[Array, KeysTrace]]:
-        """Return the output for x and what `backward` needs."""
-        y, trace = keys_forward(
-            x, self.keys, self.y_vectors, k=self.k, activation=self.activation, return_trace=True
-        )
-        return y, (x, trace)
-
-    def backward(
-        self, grad_y: Array, trace: tuple[Array, KeysTrace], *, sparse: bool = False
-    ) -> tuple[Array, Gradients]:
-        """Return the gradient of the input and those of keys and y vectors.
-
-        With `sparse`, that of the y vectors is a row gradient.
-        """
-        x, choice = trace
-        grads = keys_backward(grad_y, x, self.keys, self.y_vectors, choice, sparse=sparse)
-        return grads.x, {"keys": grads.keys, "y_vectors": grads.y_vectors}
+    def _options(self) -> dict[str, Any]:
+        return {"k": self.k, "activation": self.activation}
 
     def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        sizes = {"n_in": self.n_in, "n_out": self.n_out, "n_keys": self.n_keys, "k": self.k}
-        rest = {"n_trees": self.n_trees, "activation": self.activation}
-        return {"kind": "ProductKeyFFF", **sizes, **rest}
+        """Return the structure as a JSON object, which says nothing of a bias."""
+        config = super().config()
+        del config["bias"]
+        return config

@@ -23,13 +23,12 @@ class FormLayer(Layer):
         Widths of the input and of the output.
     activation : str
         act on the score of a node.
-    bias : ndarray or None
+    bias : ndarray, LeafBias or None
         Added to the scores.
     """
 
     _forward: ClassVar[Callable[..., Any]]
     _backward: ClassVar[Callable[..., Any]]
-    _backward_update: ClassVar[Callable[..., Any]]
 
     #: The arrays that the ops take after x, in this order; a bias comes by keyword.
     _arrays: ClassVar[tuple[str, ...]]
@@ -40,17 +39,19 @@ class FormLayer(Layer):
     n_in: int
     n_out: int
     activation: str
-    bias: Array | None
+    bias: Any
 
-    def _hold(self, arrays: tuple[Array, ...], bias: Array | None) -> None:
+    def _hold(self, arrays: tuple[Array, ...], bias: Any) -> None:
         """Take over the parameters, or refuse what does not fit; all other attributes are there."""
         self.bias = bias
-        self.parameters = dict(zip(self._arrays, arrays, strict=True))
-        if bias is not None:
-            self.parameters["bias"] = bias
+        self.parameters = {**dict(zip(self._arrays, arrays, strict=True)), **self._named(bias)}
         for name, array in self.parameters.items():
             setattr(self, name, array)
         self(np.empty((0, self.n_in), arrays[0].dtype))
+
+    def _named(self, bias: Any) -> dict[str, Array]:
+        """Return a bias, or its gradient, by the name of the parameter; of None nothing."""
+        return {} if bias is None else {"bias": bias}
 
     def _arguments(self) -> list[Array]:
         """Return what the ops take after x."""
@@ -88,6 +89,34 @@ class FormLayer(Layer):
         )
         return grad_x, dict(zip(self.parameters, grads, strict=False))  # without a bias it is None
 
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object."""
+        structure = {name: getattr(self, name) for name in self._structure}
+        return {"kind": type(self).__name__, **structure, "bias": self.bias is not None}
+
+
+class TreeLayer(FormLayer):
+    """A layer of a form with trees, whose visited rows may be stepped in the backward pass itself.
+
+    Attributes
+    ----------
+    depth, n_trees : int
+        Levels of each tree, and number of trees.
+    """
+
+    _backward_update: ClassVar[Callable[..., Any]]
+
+    _structure: ClassVar[tuple[str, ...]] = ("n_in", "n_out", "depth", "n_trees", "activation")
+
+    bias: Array | None
+    depth: int
+    n_trees: int
+
+    def leaves(self, x: Array) -> Array:
+        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
+        leaves: Array = self.forward(x)[1][1].leaves
+        return leaves
+
     def backward_update(
         self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
     ) -> Array:
@@ -105,28 +134,3 @@ class FormLayer(Layer):
             **self._backward_options(path),
         )
         return grad_x
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        structure = {name: getattr(self, name) for name in self._structure}
-        return {"kind": type(self).__name__, **structure, "bias": self.bias is not None}
-
-
-class TreeLayer(FormLayer):
-    """A layer of a form with trees.
-
-    Attributes
-    ----------
-    depth, n_trees : int
-        Levels of each tree, and number of trees.
-    """
-
-    _structure: ClassVar[tuple[str, ...]] = ("n_in", "n_out", "depth", "n_trees", "activation")
-
-    depth: int
-    n_trees: int
-
-    def leaves(self, x: Array) -> Array:
-        """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
-        leaves: Array = self.forward(x)[1][1].leaves
-        return leaves

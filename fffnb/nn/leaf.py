@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,14 +13,15 @@ from ..ops.hardening import hardening_loss
 from ..ops.leaf import leaf_forward
 from ..ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
 from ..ops.paths import check_leak, check_temperature, gate_code
-from .layer import Array, Gradients, Layer
+from .form_layer import FormLayer
+from .layer import Array, Gradients
 from .optimizer import check_number
 
 #: Names of the biases among the parameters.
 _NAMES = ("router_bias", "hidden_bias", "output_bias")
 
 
-class LeafFFF(Layer):
+class LeafFFF(FormLayer):
     """Layer of the first FFF paper: routers choose a small network, softly in training.
 
     `forward` and `backward` are those of `leaf_forward_soft`: training costs as much as that of a
@@ -61,8 +63,13 @@ class LeafFFF(Layer):
     ((3, 10), 12, 143)
     """
 
+    _forward = staticmethod(leaf_forward)
+    _arrays = ("routers", "leaves")
+    _structure = ("n_in", "n_out", "depth", "width", "n_trees", "activation")
+
     routers: Array
     leaves: Array
+    bias: LeafBias | None
 
     def __init__(
         self,
@@ -86,7 +93,7 @@ class LeafFFF(Layer):
             n_in, n_out, depth, width, n_trees, rng=generator, dtype=dtype
         )
         self._train_by(temperature, gate, leak, hardening, generator)
-        self._hold(activation, routers, leaves, biases if bias else None)
+        self._use(activation, routers, leaves, biases if bias else None)
 
     @classmethod
     def of(
@@ -95,7 +102,7 @@ class LeafFFF(Layer):
         """Return a layer that uses given routers, leaves and biases: see `leaf_forward`."""
         layer = cls.__new__(cls)
         layer._train_by(1.0, "sigmoid", 0.0, 0.0, np.random.default_rng(0))
-        layer._hold(activation, routers, leaves, bias)
+        layer._use(activation, routers, leaves, bias)
         return layer
 
     def _train_by(
@@ -111,42 +118,35 @@ class LeafFFF(Layer):
         self.gate, self.hardening = gate, check_number("hardening", hardening, least=0.0)
         self._generator = generator
 
-    def _hold(self, activation: str, routers: Array, leaves: Array, bias: LeafBias | None) -> None:
+    def _use(self, activation: str, routers: Array, leaves: Array, bias: LeafBias | None) -> None:
         self.n_in, self.n_out = routers.shape[2], leaves.shape[3] - routers.shape[2]
         self.n_trees, n_leaves, self.width = leaves.shape[:3]
         self.depth = int(n_leaves).bit_length() - 1
         self.activation = activation
-        self.parameters = {"routers": routers, "leaves": leaves, **_named(bias)}
-        for name, array in self.parameters.items():
-            setattr(self, name, array)
         self.neurons = self.n_trees * (n_leaves - 1 + n_leaves * self.width)
         self.neurons_read = self.n_trees * (self.depth + self.width)
-        self(np.empty((0, self.n_in), routers.dtype))  # refuses what does not fit
+        self._hold((routers, leaves), bias)
 
-    @property
-    def bias(self) -> LeafBias | None:
-        """The biases, or None."""
-        biases = [self.parameters[name] for name in _NAMES if name in self.parameters]
-        return LeafBias(*biases) if biases else None
+    def _named(self, bias: LeafBias | None) -> dict[str, Array]:
+        return {} if bias is None else dict(zip(_NAMES, bias, strict=True))
 
-    def __call__(self, x: Array) -> Array:
-        """Return the output (..., n_out) for samples x (..., n_in), by hard paths."""
-        return leaf_forward(
-            x, self.routers, self.leaves, bias=self.bias, activation=self.activation
-        )
+    def with_parameters(self, parameters: Mapping[str, Array]) -> Self:
+        """Return a copy of the layer that uses other arrays."""
+        layer = super().with_parameters(parameters)
+        if self.bias is not None:
+            layer.bias = LeafBias(*(parameters[name] for name in _NAMES))
+        return layer
 
     def forward(self, x: Array) -> tuple[Array, tuple[Array, LeafSoftTrace]]:
         """Return the soft output for x and what `backward` needs."""
         y, trace = leaf_forward_soft(
             x,
-            self.routers,
-            self.leaves,
+            *self._arguments(),
             temperature=self.temperature,
             gate=self.gate,
             leak=self.leak,
             rng=self._generator,
-            bias=self.bias,
-            activation=self.activation,
+            **self._options(),
             return_trace=True,
         )
         return y, (x, trace)
@@ -160,22 +160,7 @@ class LeafFFF(Layer):
         grads = leaf_backward_soft(
             grad_y, x, self.routers, self.leaves, soft, bias=self.bias, grad_scores=grad_scores
         )
-        gradients: Gradients = {"leaves": grads.leaves, **_named(grads.bias)}
+        gradients: Gradients = {"leaves": grads.leaves, **self._named(grads.bias)}
         if grads.routers is not None:
             gradients["routers"] = grads.routers
         return grads.x, gradients
-
-    def config(self) -> dict[str, Any]:
-        """Return the structure as a JSON object."""
-        sizes = {"n_in": self.n_in, "n_out": self.n_out, "depth": self.depth, "width": self.width}
-        rest = {
-            "n_trees": self.n_trees,
-            "activation": self.activation,
-            "bias": self.bias is not None,
-        }
-        return {"kind": "LeafFFF", **sizes, **rest}
-
-
-def _named(bias: LeafBias | None) -> dict[str, Array]:
-    """Return biases by the names of the parameters."""
-    return {} if bias is None else dict(zip(_NAMES, bias, strict=True))
