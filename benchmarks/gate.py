@@ -56,6 +56,7 @@ AFFECTED = {
         "startup",
         "overhead",
     ),
+    "fffnb/init.py": ("startup",),
     "fffnb/__init__.py": ("startup",),
 }
 

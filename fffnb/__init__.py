@@ -15,18 +15,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .leaves import LeafBias, init_leaf
-from .nodes import (
-    count_nodes,
-    default_depth,
-    depth_of,
-    init_bag,
-    init_flat,
-    init_keys,
-    init_nodes,
-    pack_nodes,
-    split_nodes,
-)
+from .init import init_bag, init_flat, init_keys, init_leaf, init_nodes
+from .leaves import LeafBias
+from .nodes import count_nodes, default_depth, depth_of, pack_nodes, split_nodes
 from .ops.bag import BagTrace, bag_backward, bag_forward
 from .ops.balance import balance_bias, balance_loss
 from .ops.flat import flat_backward, flat_backward_update, flat_forward

@@ -8,8 +8,9 @@ import fffnb
 PACKAGE = Path(fffnb.__file__).parent
 BELOW = {
     "buffers": set(),
-    "nodes": {"buffers"},
-    "leaves": {"buffers", "nodes"},
+    "nodes": set(),
+    "leaves": set(),
+    "init": {"buffers", "nodes", "leaves"},
     "activations": set(),
     "files": set(),
     "data": set(),
@@ -17,10 +18,10 @@ BELOW = {
     "cpu": {"activations", "buffers"},
     "cuda": {"activations"},
     "ops": {"nodes", "leaves", "activations", "buffers", "cpu", "cuda"},
-    "nn": {"nodes", "leaves", "activations", "files", "ops"},
+    "nn": {"nodes", "leaves", "init", "activations", "files", "ops"},
     "bridges": {"nodes", "activations", "ops", "nn"},
     "cli": {"nodes", "activations", "files", "data", "nn", "cpu"},  # cpu: to show the threads
-    "__init__": {"nodes", "leaves", "ops"},
+    "__init__": {"nodes", "leaves", "init", "ops"},
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "jax", "cupy", "tensorflow", "dask", "transformers"}

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..nodes import check_size, init_bag, init_keys
+from ..init import init_bag, init_keys
+from ..nodes import check_size
 from ..ops.bag import bag_backward, bag_forward
 from ..ops.keys import keys_backward, keys_forward
 from .form_layer import FormLayer

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..nodes import default_depth, init_flat
+from ..init import init_flat
+from ..nodes import default_depth
 from ..ops.device import kind_of
 from ..ops.flat import flat_backward, flat_backward_update, flat_forward
 from .form_layer import TreeLayer

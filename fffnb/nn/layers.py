@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..nodes import check_dtype, check_size, default_depth, init_nodes
+from ..init import init_nodes
+from ..nodes import check_dtype, check_size, default_depth
 from ..ops.balance import balance_bias
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward

@@ -8,7 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..leaves import LeafBias, init_leaf
+from ..init import init_leaf
+from ..leaves import LeafBias
 from ..ops.hardening import hardening_loss
 from ..ops.leaf import leaf_forward
 from ..ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
