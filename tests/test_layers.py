@@ -174,6 +174,7 @@ for _ in range(50):
         (None, "a layer must be"),
         ([], "a layer must be"),
         ({"kind": "os.system"}, "a layer must be"),
+        ({"kind": ["FFF"]}, "a layer must be"),
         (DEEP, "nested at most"),
         ({"kind": "Sequential", "layers": 3}, "list of layers"),
         ({"kind": "Sum", "layers": []}, "layers must hold at least one layer to add up, got none"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -109,130 +109,149 @@ def layer_from_config(config: Any, parameters: Mapping[str, Array]) -> Layer:
         over, or does not fit.
     """
     left = dict(parameters)
-    layer = _build(config, left, "", 0)
+    layer = _build(_Source(config, left, "", 0))
     if left:
         raise ValueError(f"the structure has no place for the parameters {', '.join(left)}")
     return layer
 
 
-def _build(config: Any, left: dict[str, Array], prefix: str, nesting: int) -> Layer:
-    """Build one layer, taking its parameters out of `left`."""
-    kind = config.get("kind") if isinstance(config, dict) else None
-    if kind in ("Sequential", "Sum"):
-        layers = config.get("layers")
-        if not isinstance(layers, list) or nesting == MAX_NESTING:
+class _Source(NamedTuple):
+    """What a layer is built from: its structure, and the parameters from which it takes its own."""
+
+    config: Any
+    left: dict[str, Array]
+    prefix: str
+    nesting: int
+
+    def integer(self, field: str) -> int:
+        """Return a field that must be a positive integer."""
+        value = self.config.get(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{field} of a layer must be a positive integer, got {value!r}")
+        return value
+
+    def integers(self, *fields: str) -> Iterator[int]:
+        """Yield fields that must be positive integers."""
+        return map(self.integer, fields)
+
+    def truth(self, field: str) -> bool:
+        """Return a field that must be true or false."""
+        value = self.config.get(field)
+        if not isinstance(value, bool):
+            raise ValueError(f"{field} of a layer must be true or false, got {value!r}")
+        return value
+
+    def text(self, field: str) -> str:
+        """Return a field whose words the layer checks."""
+        return str(self.config.get(field))
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Array:
+        """Take a parameter of a given shape, of a given dtype or of either float."""
+        dtypes = (np.float32, np.float64) if dtype is None else (dtype,)
+        name = self.prefix + name
+        array = self.left.pop(name, None)
+        if array is None or array.shape != shape or array.dtype not in dtypes:
+            came = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+            kind = "float" if dtype is None else dtype
+            raise ValueError(
+                f"parameter {name!r} must be a {kind} array of shape {shape}, got {came}"
+            )
+        return array
+
+    def inner(self) -> Iterator[Layer]:
+        """Build the layers inside."""
+        layers = self.config.get("layers")
+        if not isinstance(layers, list) or self.nesting == MAX_NESTING:
             raise ValueError(
                 f"the structure must hold a list of layers, nested at most {MAX_NESTING} times"
             )
-        build = Sequential if kind == "Sequential" else Sum
-        return build(
-            *(_build(each, left, f"{prefix}{i}.", nesting + 1) for i, each in enumerate(layers))
-        )
-    if kind in ("ReLU", "GELU"):
-        return ReLU() if kind == "ReLU" else GELU()
-    if kind == "Linear":
-        n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-        weight = _take(left, prefix + "weight", (n_in, n_out))
-        biased = _truth(config, "bias")
-        return Linear.of(
-            weight, _take(left, prefix + "bias", (n_out,), weight.dtype) if biased else None
-        )
-    if kind in ("FFF", "FlatFFF"):
-        return _build_fff(config, left, prefix)
-    if kind == "BagFFF":
-        return _build_bag(config, left, prefix)
-    if kind == "ProductKeyFFF":
-        return _build_keys(config, left, prefix)
-    if kind == "LeafFFF":
-        return _build_leaf(config, left, prefix)
-    raise ValueError(
-        "a layer must be FFF, FlatFFF, BagFFF, ProductKeyFFF, LeafFFF, Linear, ReLU, GELU, "
-        f"Sequential or Sum, got {kind!r}"
-    )
+        for i, config in enumerate(layers):
+            yield _build(_Source(config, self.left, f"{self.prefix}{i}.", self.nesting + 1))
 
 
-def _build_fff(config: dict[str, Any], left: dict[str, Array], prefix: str) -> FFF | FlatFFF:
-    """Build an FFF layer, of nodes or of planes, taking its parameters out of `left`."""
-    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-    depth, n_trees = _integer(config, "depth"), _integer(config, "n_trees")
-    biased, activation = _truth(config, "bias"), str(config.get("activation"))
-    if config["kind"] == "FFF":
-        forest = (n_trees, 2 ** min(depth, 64) - 1)
-        nodes = _take(left, prefix + "nodes", (*forest, n_in + n_out))
-        bias = _take(left, prefix + "bias", forest, nodes.dtype) if biased else None
-        return FFF.of(n_in, activation, nodes, bias)
-    n_rows = count_flat_rows(depth, str(config.get("rows")))
-    planes = _take(left, prefix + "planes", (n_trees, depth, n_in))
-    y_vectors = _take(left, prefix + "y_vectors", (n_trees, n_rows, n_out), planes.dtype)
-    bias = _take(left, prefix + "bias", (n_trees, depth), planes.dtype) if biased else None
-    return FlatFFF.of(activation, planes, y_vectors, bias)
+def _build(source: _Source) -> Layer:
+    """Build one layer of any kind."""
+    kind = source.config.get("kind") if isinstance(source.config, dict) else None
+    if not isinstance(kind, str) or kind not in _BUILDERS:
+        *kinds, last = _BUILDERS
+        raise ValueError(f"a layer must be {', '.join(kinds)} or {last}, got {kind!r}")
+    return _BUILDERS[kind](source)
 
 
-def _build_bag(config: dict[str, Any], left: dict[str, Array], prefix: str) -> BagFFF:
-    """Build the layer of a bag, taking its parameters out of `left`."""
-    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-    forest = _integer(config, "n_trees"), _integer(config, "n_nodes")
-    k = None if config.get("k", 0) is None else _integer(config, "k")
-    nodes = _take(left, prefix + "nodes", (*forest, n_in + n_out))
-    biased = _truth(config, "bias")
-    bias = _take(left, prefix + "bias", forest, nodes.dtype) if biased else None
-    return BagFFF.of(n_in, k, str(config.get("activation")), nodes, bias)
+def _build_fff(source: _Source) -> FFF:
+    """Build an FFF layer."""
+    n_in, n_out, depth, n_trees = source.integers("n_in", "n_out", "depth", "n_trees")
+    biased, forest = source.truth("bias"), (n_trees, 2 ** min(depth, 64) - 1)
+    nodes = source.take("nodes", (*forest, n_in + n_out))
+    bias = source.take("bias", forest, nodes.dtype) if biased else None
+    return FFF.of(n_in, source.text("activation"), nodes, bias)
 
 
-def _build_keys(config: dict[str, Any], left: dict[str, Array], prefix: str) -> ProductKeyFFF:
-    """Build the layer of product keys, taking its parameters out of `left`."""
-    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-    n_trees, n_keys = _integer(config, "n_trees"), _integer(config, "n_keys")
+def _build_flat(source: _Source) -> FlatFFF:
+    """Build a layer of the flat form."""
+    n_in, n_out, depth, n_trees = source.integers("n_in", "n_out", "depth", "n_trees")
+    biased, n_rows = source.truth("bias"), count_flat_rows(depth, source.text("rows"))
+    planes = source.take("planes", (n_trees, depth, n_in))
+    y_vectors = source.take("y_vectors", (n_trees, n_rows, n_out), planes.dtype)
+    bias = source.take("bias", (n_trees, depth), planes.dtype) if biased else None
+    return FlatFFF.of(source.text("activation"), planes, y_vectors, bias)
+
+
+def _build_bag(source: _Source) -> BagFFF:
+    """Build the layer of a bag."""
+    n_in, n_out, *forest = source.integers("n_in", "n_out", "n_trees", "n_nodes")
+    k = None if source.config.get("k", 0) is None else source.integer("k")
+    biased = source.truth("bias")
+    nodes = source.take("nodes", (*forest, n_in + n_out))
+    bias = source.take("bias", tuple(forest), nodes.dtype) if biased else None
+    return BagFFF.of(n_in, k, source.text("activation"), nodes, bias)
+
+
+def _build_keys(source: _Source) -> ProductKeyFFF:
+    """Build the layer of product keys."""
+    n_in, n_out, n_trees, n_keys, k = source.integers("n_in", "n_out", "n_trees", "n_keys", "k")
     if n_in % 2:
         raise ValueError(f"n_in of a layer of product keys must be even, got {n_in}")
-    keys = _take(left, prefix + "keys", (n_trees, 2, n_keys, n_in // 2))
-    y_vectors = _take(left, prefix + "y_vectors", (n_keys**2, n_out), keys.dtype)
-    return ProductKeyFFF.of(_integer(config, "k"), str(config.get("activation")), keys, y_vectors)
+    keys = source.take("keys", (n_trees, 2, n_keys, n_in // 2))
+    y_vectors = source.take("y_vectors", (n_keys**2, n_out), keys.dtype)
+    return ProductKeyFFF.of(k, source.text("activation"), keys, y_vectors)
 
 
-def _build_leaf(config: dict[str, Any], left: dict[str, Array], prefix: str) -> LeafFFF:
-    """Build a layer of the leaf form, taking its parameters out of `left`."""
-    n_in, n_out = _integer(config, "n_in"), _integer(config, "n_out")
-    depth, n_trees = min(_integer(config, "depth"), 64), _integer(config, "n_trees")
-    width, biased = _integer(config, "width"), _truth(config, "bias")
-    nodes, leaves = (n_trees, 2**depth - 1), (n_trees, 2**depth)
-    routers = _take(left, prefix + "routers", (*nodes, n_in))
-    table = _take(left, prefix + "leaves", (*leaves, width, n_in + n_out), routers.dtype)
-    shapes = {"router": nodes, "hidden": (*leaves, width), "output": (*leaves, n_out)}
+def _build_leaf(source: _Source) -> LeafFFF:
+    """Build a layer of the leaf form."""
+    n_in, n_out, depth, n_trees = source.integers("n_in", "n_out", "depth", "n_trees")
+    width, biased = source.integer("width"), source.truth("bias")
+    n_leaves = 2 ** min(depth, 64)
+    routed, leaves = (n_trees, n_leaves - 1), (n_trees, n_leaves)
+    routers = source.take("routers", (*routed, n_in))
+    table = source.take("leaves", (*leaves, width, n_in + n_out), routers.dtype)
     bias = None
     if biased:
-        arrays = (
-            _take(left, f"{prefix}{name}_bias", shape, routers.dtype)
-            for name, shape in shapes.items()
+        bias = LeafBias(
+            source.take("router_bias", routed, routers.dtype),
+            source.take("hidden_bias", (*leaves, width), routers.dtype),
+            source.take("output_bias", (*leaves, n_out), routers.dtype),
         )
-        bias = LeafBias(*arrays)
-    return LeafFFF.of(str(config.get("activation")), routers, table, bias)
+    return LeafFFF.of(source.text("activation"), routers, table, bias)
 
 
-def _take(
-    left: dict[str, Array], name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None
-) -> Array:
-    """Take a parameter of a given shape, of a given dtype or of either float."""
-    dtypes = (np.float32, np.float64) if dtype is None else (dtype,)
-    array = left.pop(name, None)
-    if array is None or array.shape != shape or array.dtype not in dtypes:
-        came = "none" if array is None else f"{array.dtype} of shape {array.shape}"
-        kind = "float" if dtype is None else dtype
-        raise ValueError(f"parameter {name!r} must be a {kind} array of shape {shape}, got {came}")
-    return array
+def _build_linear(source: _Source) -> Linear:
+    """Build a dense layer."""
+    n_in, n_out = source.integers("n_in", "n_out")
+    weight, biased = source.take("weight", (n_in, n_out)), source.truth("bias")
+    return Linear.of(weight, source.take("bias", (n_out,), weight.dtype) if biased else None)
 
 
-def _integer(config: dict[str, Any], field: str) -> int:
-    """Return a field that must be a positive integer."""
-    value = config.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{field} of a layer must be a positive integer, got {value!r}")
-    return value
-
-
-def _truth(config: dict[str, Any], field: str) -> bool:
-    """Return a field that must be true or false."""
-    value = config.get(field)
-    if not isinstance(value, bool):
-        raise ValueError(f"{field} of a layer must be true or false, got {value!r}")
-    return value
+#: What builds a layer, by the kind that its structure names.
+_BUILDERS: dict[str, Callable[[_Source], Layer]] = {
+    "FFF": _build_fff,
+    "FlatFFF": _build_flat,
+    "BagFFF": _build_bag,
+    "ProductKeyFFF": _build_keys,
+    "LeafFFF": _build_leaf,
+    "Linear": _build_linear,
+    "ReLU": lambda source: ReLU(),
+    "GELU": lambda source: GELU(),
+    "Sequential": lambda source: Sequential(*source.inner()),
+    "Sum": lambda source: Sum(*source.inner()),
+}
