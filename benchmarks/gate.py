@@ -30,32 +30,18 @@ from .commits import (
     scratch_folder,
 )
 
+#: Files of the suite that run kernels of the CPU, and all that an op or a layout may slow down.
+KERNELS = ("backward", "bag", "flat", "forward", "leaf", "memory", "soft", "step", "update")
+ALL = (*KERNELS, "gpu", "startup", "overhead")
+
 #: Which files of the suite time what lies in a folder, or in a file, of the package.
 AFFECTED = {
-    "fffnb/cpu/": ("forward", "backward", "flat", "step", "update", "memory"),
+    "fffnb/cpu/": KERNELS,
     "fffnb/cuda/": ("gpu",),
     "fffnb/nn/": ("step",),
-    "fffnb/nodes.py": (
-        "forward",
-        "backward",
-        "flat",
-        "step",
-        "update",
-        "gpu",
-        "startup",
-        "overhead",
-    ),
-    "fffnb/ops/": (
-        "forward",
-        "backward",
-        "flat",
-        "step",
-        "update",
-        "memory",
-        "gpu",
-        "startup",
-        "overhead",
-    ),
+    "fffnb/leaves.py": ("leaf", "startup"),
+    "fffnb/nodes.py": ALL,
+    "fffnb/ops/": ALL,
     "fffnb/init.py": ("startup",),
     "fffnb/__init__.py": ("startup",),
 }
