@@ -45,7 +45,7 @@ def test_usage_refuses_no_samples_and_devices(monkeypatch):
         fffnb.usage(nodes, x)
     with pytest.raises(TypeError, match="x must have the dtype of nodes, float32, got float64"):
         fffnb.usage(nodes, np.ones((2, 3)))
-    monkeypatch.setattr("fffnb.ops.usage.kind_of", lambda array: Figure)
+    monkeypatch.setattr("fffnb.ops.device.kind_of", lambda array: Figure)
     monkeypatch.setattr(Figure, "name", "CuPy array", raising=False)
     with pytest.raises(TypeError, match=r"nodes must be a numpy.ndarray, .* got a CuPy array"):
         fffnb.usage(nodes, x)

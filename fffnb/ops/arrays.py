@@ -113,6 +113,11 @@ def check_bias(bias: Array, shape: tuple[int, ...], like: Array, why: str) -> Ar
     return check_shape("bias", check_native("bias", bias, like.dtype), shape, why)
 
 
+def check_node_bias(bias: Array, nodes: Array) -> Array:
+    """Return a bias that fits nodes: one number for each."""
+    return check_bias(bias, nodes.shape[:2], nodes, "n_trees and n_nodes of nodes")
+
+
 def check_rows(name: str, array: object, dtype: np.dtype[Any], of: str = "nodes") -> Array:
     """Return an input (..., n) that has the dtype of a parameter, up to byte order."""
     array = check_array(name, array)

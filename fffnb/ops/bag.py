@@ -20,6 +20,7 @@ from .arrays import (
     check_array,
     check_axes,
     check_native,
+    check_node_bias,
     check_out,
     check_rows,
     check_shape,
@@ -164,8 +165,7 @@ def bag_forward(
     width = output_width(n_in, nodes.shape, n_out)
     code = activation_code(activation)
     if bias is not None:
-        bias = check_native("bias", bias, nodes.dtype)
-        bias = unlocked(check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes"))
+        bias = unlocked(check_node_bias(bias, nodes))
     if out is not None:
         check_out(out, (*lead, width), "nodes", nodes, {"x": x, "bias": bias})
     y = output_for(out, math.prod(lead), width, nodes.dtype)

@@ -25,7 +25,7 @@ from .arrays import (
     output_for,
     unlocked,
 )
-from .device import kind_of
+from .device import check_host, kind_of
 from .flat_trace import (
     FlatGradients,
     FlatTrace,
@@ -275,12 +275,7 @@ def flat_backward_update(
     (5, 3)
     """
     check_bias_rule(bias, bias_rule)
-    kind = kind_of(planes)
-    if kind is not None:
-        raise TypeError(
-            "planes must be a numpy.ndarray, as the fused step of the flat form runs on the CPU "
-            f"alone, got a {kind.name}"
-        )
+    check_host("planes", planes, "the fused step of the flat form runs")
     planes, y_vectors = _check_parameters(planes, y_vectors)
     check_writeable("planes", planes)
     check_writeable("y_vectors", y_vectors)

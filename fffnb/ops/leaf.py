@@ -26,9 +26,9 @@ from .arrays import (
     output_for,
     unlocked,
 )
-from .device import kind_of
+from .device import check_host
 from .rules import RowGradient
-from .trace import activation_code, check_leaves
+from .trace import activation_code, as_paths, check_leaves, new_paths, with_lead
 
 
 class LeafTrace(NamedTuple):
@@ -174,17 +174,14 @@ def leaf_forward(
         check_out(out, (*lead, n_out), "routers", routers, inputs)
     batch = math.prod(lead)
     y = output_for(out, batch, n_out, routers.dtype)
-    scores = buffers.empty((batch, n_trees, width), routers.dtype)
-    ends = buffers.empty((batch, n_trees), np.int32)
+    scores, ends = new_paths(batch, n_trees, width, routers.dtype)
     tables = unlocked(routers), unlocked(leaves)
     cpu.leaf.forward(as_batch(x), *tables, bias, code, scores, ends, y)
     result = hand_over(y, out, lead)
     if not return_trace:
         return result
-    scores, ends = scores.reshape(*lead, n_trees, width), ends.reshape(*lead, n_trees)
-    return result, LeafTrace(
-        scores, ends, activation, bias is not None, routers.shape, leaves.shape
-    )
+    paths, shapes = with_lead(scores, ends, lead), (routers.shape, leaves.shape)
+    return result, LeafTrace(*paths, activation, bias is not None, *shapes)
 
 
 def leaf_backward(
@@ -252,8 +249,7 @@ def leaf_backward(
         grad_samples,
         unlocked(leaves),
         ACTIVATIONS.index(trace.activation),
-        unlocked(trace.scores).reshape(batch, n_trees, width),
-        unlocked(trace.leaves).reshape(batch, n_trees),
+        *as_paths(trace.scores, trace.leaves, batch),
         grad_x,
     )
     forest = (len(groups.leaves),) if sparse else (n_trees, n_leaves)
@@ -278,12 +274,7 @@ def leaf_backward(
 def check_parameters(routers: object, leaves: object) -> tuple[Array, Array]:
     """Return routers and leaves that make a forest."""
     for name, array in (("routers", routers), ("leaves", leaves)):
-        kind = kind_of(array)
-        if kind is not None:
-            raise TypeError(
-                f"{name} must be a numpy.ndarray, as the leaf form runs on the CPU alone, "
-                f"got a {kind.name}"
-            )
+        check_host(name, array, "the leaf form runs")
     shape = check_array("routers", routers).shape
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"routers must be 3-D (n_trees, n_nodes, n_in), not empty, got {shape}")

@@ -19,13 +19,14 @@ from .arrays import (
     Array,
     as_batch,
     check_native,
+    check_node_bias,
     check_nodes,
     check_rows,
     check_shape,
     output_width,
     unlocked,
 )
-from .device import kind_of
+from .device import check_host
 from .paths import check_leak, check_temperature, draw_leaks, gate_code
 from .trace import Gradients, activation_code, check_origin
 
@@ -186,8 +187,7 @@ def fff_forward_soft(
     temperature, leak = check_temperature(temperature), check_leak(leak)
     codes = activation_code(activation), gate_code(gate)
     if bias is not None:
-        bias = check_native("bias", bias, nodes.dtype)
-        check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes")
+        bias = check_node_bias(bias, nodes)
     shape = (math.prod(lead), *nodes.shape[:2])
     refuse_beyond_memory("scores and weights", (2, *shape), nodes.dtype)
     leaks = draw_leaks(leak, rng, shape)
@@ -281,12 +281,7 @@ def fff_backward_soft(
 
 def check_host_nodes(nodes: object) -> tuple[Array, int]:
     """Return nodes that lie on the CPU, and their depth."""
-    kind = kind_of(nodes)
-    if kind is not None:
-        raise TypeError(
-            "nodes must be a numpy.ndarray, as soft training runs on the CPU alone, "
-            f"got a {kind.name}"
-        )
+    check_host("nodes", nodes, "soft training runs")
     return check_nodes(nodes)
 
 

@@ -10,10 +10,18 @@ import math
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from .arrays import Array, as_batch, check_native, check_rows, check_shape, output_width, unlocked
+from .arrays import (
+    Array,
+    as_batch,
+    check_node_bias,
+    check_rows,
+    check_shape,
+    output_width,
+    unlocked,
+)
 from .paths import check_temperature, gate_code
 from .soft import check_host_nodes
-from .trace import Trace, check_trace
+from .trace import Trace, as_paths, check_trace
 
 
 def straight_through(
@@ -88,8 +96,7 @@ def straight_through(
         had = "had one" if trace.has_bias else "had none"
         raise ValueError(f"bias must be {wanted}, as the forward pass of this trace {had}")
     if bias is not None:
-        bias = check_native("bias", bias, nodes.dtype)
-        bias = unlocked(check_shape("bias", bias, nodes.shape[:2], "n_trees and n_nodes of nodes"))
+        bias = unlocked(check_node_bias(bias, nodes))
     temperature, code = check_temperature(temperature), gate_code(gate)
     batch, n_trees = math.prod(lead), len(nodes)
     grad_scores = buffers.empty((batch, n_trees, depth), nodes.dtype)
@@ -101,8 +108,7 @@ def straight_through(
         ACTIVATIONS.index(trace.activation),
         code,
         temperature,
-        unlocked(trace.scores).reshape(batch, n_trees, depth),
-        unlocked(trace.leaves).reshape(batch, n_trees),
+        *as_paths(trace.scores, trace.leaves, batch),
         grad_scores,
     )
     return grad_scores.reshape(*lead, n_trees, depth)

@@ -17,7 +17,7 @@ from . import tree_cuda
 from .arrays import (
     Array,
     as_batch,
-    check_bias,
+    check_node_bias,
     check_nodes,
     check_out,
     check_rows,
@@ -144,7 +144,7 @@ def fff_forward(
     width = output_width(n_in, nodes.shape, n_out)
     code = activation_code(activation)
     if bias is not None:
-        bias = unlocked(_check_bias(bias, nodes))
+        bias = unlocked(check_node_bias(bias, nodes))
     batch = math.prod(lead)
     if out is not None:
         check_out(out, (*lead, width), "nodes", nodes, {"x": x, "bias": bias})
@@ -299,7 +299,7 @@ def fff_backward_update(
     if bias is not None and bias_rule is not None:
         if not isinstance(trace, Trace) or not trace.has_bias:
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
-        check_writeable("bias", _check_bias(bias, nodes))
+        check_writeable("bias", check_node_bias(bias, nodes))
         step = kernel_rule(bias_rule, bias, 1, "bias_rule")
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace, grad_scores)
     cpu.tree.update(samples, grad_samples, visits, nodes, nodes_rule)
@@ -344,8 +344,3 @@ def _refuse_on_device(grad_scores: Array | None) -> None:
             "grad_scores must be None where nodes are on a GPU, as it is added on the CPU alone, "
             f"got a {type(grad_scores).__name__}"
         )
-
-
-def _check_bias(bias: Array, nodes: Array) -> Array:
-    """Return a bias that fits nodes."""
-    return check_bias(bias, nodes.shape[:2], nodes, "n_trees and n_nodes of nodes")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..nodes import depth_of
 from .arrays import Array
-from .device import kind_of
+from .device import check_host
 from .tree import fff_forward
 
 
@@ -106,12 +106,7 @@ def usage(nodes: Array, x: Array, *, bias: Array | None = None) -> Usage:
     1,000 samples
     tree 0: 7 of 7 nodes visited, 8 of 8 leaves used, busiest leaf 21.0 %, evenness 0.92
     """
-    kind = kind_of(nodes)
-    if kind is not None:
-        raise TypeError(
-            "nodes must be a numpy.ndarray, as usage is counted on the CPU alone, "
-            f"got a {kind.name}"
-        )
+    check_host("nodes", nodes, "usage is counted")
     _, trace = fff_forward(x, nodes, bias=bias, return_trace=True)
     return count_visits(trace.leaves, depth_of(nodes.shape[1]))
 
