@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,10 @@ def overlap(a: Array, b: Array) -> bool:
         return np.shares_memory(a, b, max_work=most)
     except np.exceptions.TooHardError:
         return True
+
+
+def check_number(name: str, value: object) -> float:
+    """Return a real number as a float, or say what is wrong with it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)

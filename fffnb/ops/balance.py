@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..nodes import depth_of
-from .arrays import Array, check_native, check_shape, check_writeable
+from .arrays import Array, check_native, check_number, check_shape, check_writeable
 from .trace import Trace, check_paths
 
 
@@ -90,7 +90,7 @@ def balance_loss(trace: Trace, *, weight: float = 1.0) -> tuple[float, Array]:
     (0.146, (5, 1, 4))
     >>> grads = fffnb.fff_backward(np.ones_like(y), x, nodes, trace, grad_scores=grad_scores)
     """
-    weight = _check_number("weight", weight)
+    weight = _check_amount("weight", weight)
     depth = _check_turns(trace)
     # 2 (r σ(λ) + l σ(-λ)) / n = 1 + tilt · tanh(λ / 2)
     soft = np.tanh(trace.scores[..., : depth - 1].astype(np.float64) / 2)
@@ -141,7 +141,7 @@ def balance_bias(bias: Array | None, trace: Trace, *, rate: float = 1e-3) -> Non
     >>> bias
     array([[-0.5,  0. , -0.5,  0. ,  0. ,  0. ,  0. ]])
     """
-    rate = _check_number("rate", rate)
+    rate = _check_amount("rate", rate)
     depth = _check_turns(trace)
     if not trace.has_bias:
         raise ValueError("trace must come from a forward pass with a bias, got one without")
@@ -186,10 +186,9 @@ def _turns(leaves: Array, depth: int) -> Iterator[Turns]:
         )
 
 
-def _check_number(name: str, value: float) -> float:
+def _check_amount(name: str, value: float) -> float:
     """Return a number that is finite and not negative, or say what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < math.inf:
+    amount = check_number(name, value)
+    if not 0 <= amount < math.inf:
         raise ValueError(f"{name} must be a finite number, 0 or more, got {value}")
-    return float(value)
+    return amount

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import numpy as np
 
-from .arrays import Array
+from .arrays import Array, check_number
 
 #: Names of the gates, in the order of their codes in `cpu.soft_paths`.
 GATES = ("sigmoid", "smooth_step")
@@ -22,7 +21,7 @@ def gate_code(gate: str) -> int:
 
 def check_temperature(temperature: float) -> float:
     """Return a temperature as a float, or say what is wrong with it."""
-    value = _number("temperature", temperature)
+    value = check_number("temperature", temperature)
     if not 0 < value < math.inf:
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
     return value
@@ -30,7 +29,7 @@ def check_temperature(temperature: float) -> float:
 
 def check_leak(leak: float) -> float:
     """Return the probability of a leak as a float, or say what is wrong with it."""
-    value = _number("leak", leak)
+    value = check_number("leak", leak)
     if not 0 <= value <= 0.5:
         raise ValueError(f"leak must be a probability from 0 to 0.5, got {leak}")
     return value
@@ -44,10 +43,3 @@ def draw_leaks(
         return None
     drawn: Array = np.random.default_rng(rng).random(shape, np.float32)
     return drawn < leak
-
-
-def _number(name: str, value: object) -> float:
-    """Return a real number as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
