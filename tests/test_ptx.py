@@ -313,3 +313,11 @@ def test_the_cache_returns_what_was_saved_and_nothing_else(tmp_path, monkeypatch
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(file))  # no folder can be made here
     cache.save("key", "kernel", b"code")
     assert cache.load("key") is None
+
+
+@pytest.mark.parametrize("block", [32, 128, 448, 896, 1024])
+def test_a_block_has_no_more_registers_than_there_are(block):
+    """Warps go to the four quarters of a multiprocessor in turn, in units of 256 registers."""
+    warps_of_a_quarter = -(-block // 32 // 4)
+    of_a_warp = -(-launch.registers_of(block) * 32 // 256) * 256
+    assert warps_of_a_quarter * of_a_warp <= 65_536 // 4

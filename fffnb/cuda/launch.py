@@ -28,8 +28,9 @@ STORED = {
     "bfloat16": types.uint16,
 }
 
-#: Registers of a multiprocessor.
+#: Registers of a multiprocessor, each quarter of which takes a quarter of a block's warps.
 REGISTERS = 65_536
+QUARTERS = 4
 
 #: Passes of each kind, and launches of each kernel, that are kept ready.
 KEPT = 1024
@@ -129,7 +130,7 @@ class Kernel:
         from cuda.core import ObjectCode
 
         capability = capability_of(device)
-        registers = min(255, REGISTERS // max(block, WARP) // 8 * 8)
+        registers = registers_of(block)
         target = f"sm_{capability[0]}{capability[1]}, {registers} registers"
         key = cache.key_of(self.body, self.types(), target)
         name, code = cache.load(key) or self._compile(key, capability, registers)
@@ -176,6 +177,12 @@ class _Room(threading.local):
 
 
 _room = _Room()
+
+
+def registers_of(block: int) -> int:
+    """Return how many registers a thread may have, so that a block fits on a multiprocessor."""
+    warps = -(-block // (QUARTERS * WARP)) * QUARTERS
+    return min(255, REGISTERS // (warps * WARP) // 8 * 8)
 
 
 @functools.cache

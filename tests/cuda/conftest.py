@@ -33,11 +33,11 @@ def kind(request):
 def tiles(request, forget_kernels):
     """Tiles so small that small arrays cross all their borders, or as they are on a GPU."""
     if request.param != tiles_in_use[0]:
+        forget_kernels()  # imports all modules, before the constants that they import are patched
         tiles_in_use[0] = request.param
         tiles_patch.undo()
         if request.param == "small":
             make_tiles_small(tiles_patch)
-        forget_kernels()
     return request.param
 
 
