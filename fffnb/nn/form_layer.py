@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .layer import Array, Gradients, Layer
+from .layer import Array, Gradients, Layer, Observer
 from .optimizer import Optimizer
 
 
@@ -61,7 +61,7 @@ class FormLayer(Layer):
         """Return what the forward pass takes by keyword."""
         return {"bias": self.bias, "activation": self.activation}
 
-    def _backward_options(self, path: Any) -> dict[str, Any]:
+    def _backward_options(self, grad_y: Array, x: Array, path: Any) -> dict[str, Any]:
         """Return what the backward passes take by keyword."""
         return {}
 
@@ -72,8 +72,19 @@ class FormLayer(Layer):
 
     def forward(self, x: Array) -> tuple[Array, tuple[Array, Any]]:
         """Return the output for x and what `backward` needs."""
-        y, path = self._forward(x, *self._arguments(), **self._options(), return_trace=True)
+        y, path = self._traced(x)
         return y, (x, path)
+
+    def observe(self, x: Array, see: Observer, name: str = "") -> Array:
+        """Return what calling the layer does, and show `see` the trace."""
+        y, path = self._traced(x)
+        see(name, self, path)
+        return y
+
+    def _traced(self, x: Array) -> tuple[Array, Any]:
+        """Return what calling the layer does, and the trace."""
+        y, path = self._forward(x, *self._arguments(), **self._options(), return_trace=True)
+        return y, path
 
     def backward(
         self, grad_y: Array, trace: tuple[Array, Any], *, sparse: bool = False
@@ -83,7 +94,7 @@ class FormLayer(Layer):
         With `sparse`, those of which a sample reads only some rows are row gradients.
         """
         x, path = trace
-        options = self._backward_options(path)
+        options = self._backward_options(grad_y, x, path)
         grad_x, *grads = self._backward(
             grad_y, x, *self._arguments(), path, sparse=sparse, **options
         )
@@ -114,7 +125,7 @@ class TreeLayer(FormLayer):
 
     def leaves(self, x: Array) -> Array:
         """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
-        leaves: Array = self.forward(x)[1][1].leaves
+        leaves: Array = self._traced(x)[1].leaves
         return leaves
 
     def backward_update(
@@ -131,6 +142,6 @@ class TreeLayer(FormLayer):
             path,
             *rules.values(),
             **biases,
-            **self._backward_options(path),
+            **self._backward_options(grad_y, x, path),
         )
         return grad_x

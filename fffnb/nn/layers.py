@@ -12,6 +12,8 @@ from numpy.typing import DTypeLike
 from ..init import init_nodes
 from ..nodes import check_dtype, check_size, default_depth
 from ..ops.balance import balance_bias
+from ..ops.paths import check_temperature
+from ..ops.straight import straight_through as straight_gradient
 from ..ops.trace import Trace
 from ..ops.tree import fff_backward, fff_backward_update, fff_forward
 from .form_layer import TreeLayer
@@ -35,6 +37,10 @@ class FFF(TreeLayer):
         act on the score of a node: see `fff_forward`.
     bias : bool, default False
         Give each node a bias, zero at first.
+    straight_through : float, optional
+        Train the decisions of hard paths too: each backward pass adds the gradient of
+        `fffnb.straight_through` at this temperature. By default decisions have none. Files keep it;
+        on the CPU alone.
     scheme, rng, dtype
         How the nodes are drawn: see `init_nodes`.
 
@@ -68,6 +74,7 @@ class FFF(TreeLayer):
 
     nodes: Array
 
+    straight_through: float | None = None
     score_loss: Callable[[Trace], tuple[float, Array]] | None = None
     balance_rate = 0.0
 
@@ -80,10 +87,13 @@ class FFF(TreeLayer):
         n_trees: int = 1,
         activation: str = "identity",
         bias: bool = False,
+        straight_through: float | None = None,
         scheme: Literal["sphere", "uniform"] = "sphere",
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        if straight_through is not None:
+            self.straight_through = check_temperature(straight_through)
         depth = default_depth(n_in) if depth is None else depth
         nodes = init_nodes(n_in, n_out, depth, n_trees, scheme=scheme, rng=rng, dtype=dtype)
         self._use(n_in, activation, nodes, np.zeros(nodes.shape[:2], nodes.dtype) if bias else None)
@@ -106,8 +116,17 @@ class FFF(TreeLayer):
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "n_out": self.n_out}
 
-    def _backward_options(self, path: Trace) -> dict[str, Any]:
-        return {} if self.score_loss is None else {"grad_scores": self.score_loss(path)[1]}
+    def _backward_options(self, grad_y: Array, x: Array, path: Trace) -> dict[str, Any]:
+        grad_scores = [] if self.score_loss is None else [self.score_loss(path)[1]]
+        if self.straight_through is not None:
+            options: dict[str, Any] = {"temperature": self.straight_through, "bias": self.bias}
+            grad_scores.append(straight_gradient(grad_y, x, self.nodes, path, **options))
+        return {"grad_scores": sum(grad_scores)} if grad_scores else {}
+
+    def config(self) -> dict[str, Any]:
+        """Return the structure as a JSON object; it names `straight_through` where that is set."""
+        straight = self.straight_through
+        return super().config() | ({} if straight is None else {"straight_through": straight})
 
     def backward_update(
         self, grad_y: Array, trace: tuple[Array, Trace], optimizer: Optimizer, prefix: str = ""

@@ -11,6 +11,7 @@ import numpy as np
 from ..files import read_arrays, write_arrays
 from ..leaves import LeafBias
 from ..nodes import count_flat_rows
+from ..ops.paths import check_temperature
 from .bag import BagFFF, ProductKeyFFF
 from .flat import FlatFFF
 from .layer import Array, Layer
@@ -141,6 +142,13 @@ class _Source(NamedTuple):
             raise ValueError(f"{field} of a layer must be true or false, got {value!r}")
         return value
 
+    def number(self, field: str) -> float:
+        """Return a field that must be a number."""
+        value = self.config.get(field)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"{field} of a layer must be a number, got {value!r}")
+        return value
+
     def text(self, field: str) -> str:
         """Return a field whose words the layer checks."""
         return str(self.config.get(field))
@@ -184,7 +192,10 @@ def _build_fff(source: _Source) -> FFF:
     biased, forest = source.truth("bias"), (n_trees, 2 ** min(depth, 64) - 1)
     nodes = source.take("nodes", (*forest, n_in + n_out))
     bias = source.take("bias", forest, nodes.dtype) if biased else None
-    return FFF.of(n_in, source.text("activation"), nodes, bias)
+    layer = FFF.of(n_in, source.text("activation"), nodes, bias)
+    if "straight_through" in source.config:
+        layer.straight_through = check_temperature(source.number("straight_through"))
+    return layer
 
 
 def _build_flat(source: _Source) -> FlatFFF:
