@@ -54,7 +54,8 @@ def test_usage_refuses_no_samples_and_devices(monkeypatch):
 def model():
     """Return a model with trees inside and beside each other, and samples for it."""
     inner = nn.Sequential(nn.Linear(5, 3), nn.FlatFFF(3, 4, depth=2))
-    layers = nn.FFF(6, 5, depth=3, n_trees=2), nn.ReLU(), nn.Sum(nn.FFF(5, 4, depth=4), inner)
+    soft = nn.SoftFFF(nn.FFF(5, 4, depth=4))
+    layers = nn.FFF(6, 5, depth=3, n_trees=2), nn.ReLU(), nn.Sum(soft, inner)
     x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     return nn.Sequential(*layers), x
 
@@ -65,7 +66,7 @@ def by_hand(made, x):
     hidden = relu(first(x))
     linear, flat = both.layers[1].layers
     inside = flat.leaves(linear(hidden))
-    return {"0": first.leaves(x), "2.0": both.layers[0].leaves(hidden), "2.1.1": inside}
+    return {"0": first.leaves(x), "2.0": both.layers[0].layer.leaves(hidden), "2.1.1": inside}
 
 
 def test_usage_of_a_model_is_that_of_its_layers(monkeypatch):
@@ -78,10 +79,25 @@ def test_usage_of_a_model_is_that_of_its_layers(monkeypatch):
         for one, two in zip(found[name], count_visits(leaves, depth), strict=True):
             np.testing.assert_array_equal(one, two)
     assert list(nn.usage(made.layers[0], x)) == [""]
-    with pytest.raises(ValueError, match="model must hold an FFF or FlatFFF layer, got a ReLU"):
+    with pytest.raises(ValueError, match="model must hold a layer with trees, got a ReLU"):
         nn.usage(nn.ReLU(), x)
     with pytest.raises(ValueError, match=r"x must hold at least one sample"):
         nn.usage(made, x[:0])
+
+
+def test_usage_runs_each_layer_once_and_counts_leaves_of_the_leaf_form(monkeypatch):
+    runs, forward = [], fffnb.fff_forward
+    layer = nn.FFF(6, 5, depth=3)
+    monkeypatch.setattr(
+        nn.FFF, "_forward", staticmethod(lambda *a, **kw: runs.append(0) or forward(*a, **kw))
+    )
+    leaf = nn.LeafFFF(5, 4, depth=2, width=3, n_trees=2)
+    x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    found = nn.usage(nn.Sequential(layer, leaf), x)["1"]
+    assert len(runs) == 1
+    right = count_visits(leaf.chosen(layer(x)), 2)
+    for one, two in zip(found, right, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_the_picture_shows_visits_over_equal_shares():

@@ -14,8 +14,8 @@ from .optimizer import Optimizer
 Array = NDArray[Any]
 Gradients = dict[str, Array | RowGradient]
 
-#: What is shown the name of a layer, the layer and its input.
-Observer = Callable[[str, "Layer", Array], None]
+#: What is shown the name of a layer with a form, the layer, and the trace of its hard forward pass.
+Observer = Callable[[str, "Layer", Any], None]
 
 
 class Layer:
@@ -70,8 +70,7 @@ class Layer:
         return layer
 
     def observe(self, x: Array, see: Observer, name: str = "") -> Array:
-        """Return the output for x; first call ``see(name, layer, x)`` for each layer on the way."""
-        see(name, self, x)
+        """Return what calling the layer does; show `see` the traces of layers with a form."""
         return self(x)
 
     def config(self) -> dict[str, Any]:

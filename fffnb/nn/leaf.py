@@ -10,19 +10,17 @@ from numpy.typing import DTypeLike
 
 from ..init import init_leaf
 from ..leaves import LeafBias
-from ..ops.hardening import hardening_loss
 from ..ops.leaf import leaf_forward
 from ..ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
-from ..ops.paths import check_leak, check_temperature, gate_code
 from .form_layer import FormLayer
 from .layer import Array, Gradients
-from .optimizer import check_number
+from .soft_layer import SoftLayer
 
 #: Names of the biases among the parameters.
 _NAMES = ("router_bias", "hidden_bias", "output_bias")
 
 
-class LeafFFF(FormLayer):
+class LeafFFF(SoftLayer, FormLayer):
     """Layer of the first FFF paper: routers choose a small network, softly in training.
 
     `forward` and `backward` are those of `leaf_forward_soft`: training costs as much as that of a
@@ -102,22 +100,9 @@ class LeafFFF(FormLayer):
     ) -> LeafFFF:
         """Return a layer that uses given routers, leaves and biases: see `leaf_forward`."""
         layer = cls.__new__(cls)
-        layer._train_by(1.0, "sigmoid", 0.0, 0.0, np.random.default_rng(0))
+        layer._train_by(1.0, "sigmoid", 0.0, 0.0, 0)
         layer._use(activation, routers, leaves, bias)
         return layer
-
-    def _train_by(
-        self,
-        temperature: float,
-        gate: str,
-        leak: float,
-        hardening: float,
-        generator: np.random.Generator,
-    ) -> None:
-        gate_code(gate)
-        self.temperature, self.leak = check_temperature(temperature), check_leak(leak)
-        self.gate, self.hardening = gate, check_number("hardening", hardening, least=0.0)
-        self._generator = generator
 
     def _use(self, activation: str, routers: Array, leaves: Array, bias: LeafBias | None) -> None:
         self.n_in, self.n_out = routers.shape[2], leaves.shape[3] - routers.shape[2]
@@ -138,15 +123,18 @@ class LeafFFF(FormLayer):
             layer.bias = LeafBias(*(parameters[name] for name in _NAMES))
         return layer
 
+    def chosen(self, x: Array) -> Array:
+        """Return the leaf of every sample in each tree, by hard paths, int32 (..., n_trees)."""
+        leaves: Array = self._traced(x)[1].leaves
+        return leaves
+
     def forward(self, x: Array) -> tuple[Array, tuple[Array, LeafSoftTrace]]:
         """Return the soft output for x and what `backward` needs."""
         y, trace = leaf_forward_soft(
             x,
-            *self._arguments(),
-            temperature=self.temperature,
-            gate=self.gate,
-            leak=self.leak,
-            rng=self._generator,
+            self.routers,
+            self.leaves,
+            **self._decisions(),
             **self._options(),
             return_trace=True,
         )
@@ -157,9 +145,14 @@ class LeafFFF(FormLayer):
     ) -> tuple[Array, Gradients]:
         """Return the gradient of the input and those of the parameters, which are dense."""
         x, soft = trace
-        grad_scores = self.hardening * hardening_loss(soft)[1] if self.hardening != 0 else None
         grads = leaf_backward_soft(
-            grad_y, x, self.routers, self.leaves, soft, bias=self.bias, grad_scores=grad_scores
+            grad_y,
+            x,
+            self.routers,
+            self.leaves,
+            soft,
+            bias=self.bias,
+            grad_scores=self._grad_scores(soft),
         )
         gradients: Gradients = {"leaves": grads.leaves, **self._named(grads.bias)}
         if grads.routers is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .form_layer import TreeLayer
 from .layer import Array, Layer
 from .run import History
-from .usage import traces
 
 
 class LevelScores(NamedTuple):
@@ -77,11 +77,18 @@ class LevelRecord:
 
     def _look(self) -> None:
         """Note the state."""
-        for name, trace in traces(self.model, self.x).items():
-            depth = trace.scores.shape[-1]
-            turns = trace.leaves[..., None] >> np.arange(depth)[::-1] & 1
-            flipped = turns != self._turns.get(name, turns)
-            size = np.abs(trace.scores).mean(axis=0, dtype=np.float64)
-            levels = LevelScores(turns.mean(axis=0), size, flipped.mean(axis=0))
-            self.layers.setdefault(name, []).append(levels)
-            self._turns[name] = turns
+        self.model.observe(self.x, self._see)
+        if not self.layers:
+            kind = type(self.model).__name__
+            raise ValueError(f"model must hold an FFF or FlatFFF layer, got a {kind}")
+
+    def _see(self, name: str, layer: Layer, trace: Any) -> None:
+        """Note the scores of a layer."""
+        if not isinstance(layer, TreeLayer):
+            return
+        turns = trace.leaves[..., None] >> np.arange(layer.depth)[::-1] & 1
+        flipped = turns != self._turns.get(name, turns)
+        size = np.abs(trace.scores).mean(axis=0, dtype=np.float64)
+        levels = LevelScores(turns.mean(axis=0), size, flipped.mean(axis=0))
+        self.layers.setdefault(name, []).append(levels)
+        self._turns[name] = turns

@@ -9,18 +9,17 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..ops.hardening import hardening_loss
-from ..ops.paths import check_leak, check_temperature, gate_code
 from ..ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
 from .evaluate import EVALUATION_BATCH, predict, share_right
-from .layer import Array, Gradients, Layer
-from .layers import FFF, Sequential
+from .layer import Array, Gradients, Layer, Observer, Several
+from .layers import FFF
 from .losses import check_labels
-from .optimizer import check_number
 from .run import History
 from .schedules import Schedule
+from .soft_layer import SoftLayer, soft_layers
 
 
-class SoftFFF(Layer):
+class SoftFFF(SoftLayer):
     """An FFF layer that trains all of its nodes softly, and takes hard paths when it is called.
 
     `forward` and `backward` are those of `fff_forward_soft`, calling the layer is calling `layer`.
@@ -65,10 +64,7 @@ class SoftFFF(Layer):
     ) -> None:
         if not isinstance(layer, FFF):
             raise TypeError(f"layer must be an FFF, got {type(layer).__name__}")
-        gate_code(gate)
-        self.temperature, self.leak = check_temperature(temperature), check_leak(leak)
-        self.gate, self.hardening = gate, check_number("hardening", hardening, least=0.0)
-        self._generator = np.random.default_rng(rng)
+        self._train_by(temperature, gate, leak, hardening, rng)
         self._hold(layer)
 
     def _hold(self, layer: FFF) -> None:
@@ -85,13 +81,10 @@ class SoftFFF(Layer):
         y, trace = fff_forward_soft(
             x,
             self.nodes,
-            temperature=self.temperature,
-            gate=self.gate,
-            leak=self.leak,
-            rng=self._generator,
             bias=self.bias,
             activation=self.layer.activation,
             n_out=self.layer.n_out,
+            **self._decisions(),
             return_trace=True,
         )
         return y, (x, trace)
@@ -101,8 +94,7 @@ class SoftFFF(Layer):
     ) -> tuple[Array, Gradients]:
         """Return the gradient of the input and those of nodes and bias, which are dense."""
         x, soft = trace
-        grad_scores = self.hardening * hardening_loss(soft)[1] if self.hardening != 0 else None
-        grads = fff_backward_soft(grad_y, x, self.nodes, soft, grad_scores=grad_scores)
+        grads = fff_backward_soft(grad_y, x, self.nodes, soft, grad_scores=self._grad_scores(soft))
         gradients: Gradients = {"nodes": grads.nodes}
         if grads.bias is not None:
             gradients["bias"] = grads.bias
@@ -113,6 +105,10 @@ class SoftFFF(Layer):
         layer = copy.copy(self)
         layer._hold(self.layer.with_parameters(parameters))
         return layer
+
+    def observe(self, x: Array, see: Observer, name: str = "") -> Array:
+        """Return the output for x by hard paths, and let `see` look at `layer`."""
+        return self.layer.observe(x, see, name)
 
     def config(self) -> dict[str, Any]:
         """Return the structure of `layer` as a JSON object."""
@@ -141,7 +137,7 @@ def soft_hard_gap(model: Layer, x: Array, labels: Array) -> SoftHardGap:
     Parameters
     ----------
     model : Layer
-        A soft layer, such as SoftFFF, or a Sequential that holds some.
+        A soft layer, such as SoftFFF, or a model that holds some.
     x : ndarray, shape (n, n_in)
         Samples, at least one.
     labels : ndarray of integers, shape (n,)
@@ -167,7 +163,7 @@ def soft_hard_gap(model: Layer, x: Array, labels: Array) -> SoftHardGap:
     True
     """
     model = model.with_parameters(model.parameters)  # a copy: its layers may stop leaking
-    for layer in _soft_layers(model):
+    for layer in _found(model):
         layer.leak = 0.0
     outputs, total = [], 0.0
     for start in range(0, max(1, len(x)), EVALUATION_BATCH):
@@ -188,7 +184,7 @@ class Annealing:
     Parameters
     ----------
     model : Layer
-        The model that is trained: a soft layer, such as SoftFFF, or a Sequential that holds some.
+        The model that is trained: a soft layer, such as SoftFFF, or a model that holds some.
     schedule : callable
         From the number of finished epochs, 0, 1, ..., to a factor on the temperature that each
         soft layer has now: see `constant`, `cosine` and `step`.
@@ -208,9 +204,8 @@ class Annealing:
 
     Notes
     -----
-    A checkpoint of `fit` holds neither the temperature nor the generator of the leaks. Before such
-    a run is resumed, call ``annealing.set_temperature(epoch)`` with the number of its finished
-    epochs; with a leak, it does not end with the same bits.
+    A checkpoint of `fit` holds the temperatures and the state of the leaks; a resumed run has the
+    gaps of its own epochs alone.
 
     Examples
     --------
@@ -230,7 +225,7 @@ class Annealing:
     ) -> None:
         self.model, self.schedule, self.held = model, schedule, held
         self.gaps: list[SoftHardGap] = []
-        self._bases = [(layer, layer.temperature) for layer in _soft_layers(model)]
+        self._bases = [(layer, layer.temperature) for layer in _found(model)]
         self.set_temperature(0)
 
     def __call__(self, epoch: int, history: History) -> None:
@@ -245,9 +240,9 @@ class Annealing:
             layer.temperature = base * self.schedule(epoch)
 
 
-def _soft_layers(model: Layer) -> list[Any]:
-    """Return the layers of a model that have a temperature, of which there must be one."""
-    found = list(_find_soft(model))
+def _found(model: Layer) -> list[SoftLayer]:
+    """Return the soft layers of a model, of which there must be one."""
+    found = [layer for _, layer in soft_layers(model)]
     if not found:
         raise TypeError(
             f"model must hold a soft layer such as SoftFFF, got a {type(model).__name__} without"
@@ -255,19 +250,10 @@ def _soft_layers(model: Layer) -> list[Any]:
     return found
 
 
-def _find_soft(model: Layer) -> Iterator[Layer]:
-    """Yield the layers of a model that have a temperature."""
-    if hasattr(model, "temperature"):
-        yield model
-    elif isinstance(model, Sequential):
-        for layer in model.layers:
-            yield from _find_soft(layer)
-
-
-def _soft_traces(model: Layer, trace: Any) -> Iterator[SoftTrace]:
-    """Yield what these layers keep for `hardening_loss` in the trace of a forward pass."""
-    if hasattr(model, "temperature"):
+def _soft_traces(model: Layer, trace: Any) -> Iterator[Any]:
+    """Yield what soft layers keep for `hardening_loss` in the trace of a forward pass."""
+    if isinstance(model, SoftLayer):
         yield trace[1]
-    elif isinstance(model, Sequential):
-        for layer, part in zip(model.layers, trace, strict=True):
+    elif isinstance(model, Several):
+        for layer, part in zip(model.layers, trace, strict=False):  # more may follow the layers
             yield from _soft_traces(layer, part)

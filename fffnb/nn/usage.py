@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.flat_trace import FlatTrace
-from ..ops.trace import Trace
 from ..ops.usage import Usage, count_visits
 from .evaluate import batches
 from .form_layer import TreeLayer
 from .layer import Array, Layer
+from .leaf import LeafFFF
 
 #: Levels of a picture, at most: the nodes of deeper ones would be thinner than a pixel.
 MOST_LEVELS = 12
 
 
 def usage(model: Layer, x: Array) -> dict[str, Usage]:
-    """Count how samples spread over the trees of each FFF layer of a model.
+    """Count how samples spread over the trees of each layer of a model that has some.
 
     Parameters
     ----------
     model : Layer
-        An `FFF` or `FlatFFF` layer, or a model that holds such layers.
+        A layer with trees, or a model that holds such layers. Those that train softly take hard
+        paths here; the nodes of the leaf form are its routers.
     x : ndarray, shape (n, n_in)
         Samples, at least one; they go through the model batch by batch.
 
@@ -50,29 +50,18 @@ def usage(model: Layer, x: Array) -> dict[str, Usage]:
     0 [500 245 255 125 120 119 136]
     2 [500 378 122]
     """
-    leaves = defaultdict(list)
-    for batch in batches(x):
-        found = traces(model, batch)
-        for name, trace in found.items():
+    leaves, depths = defaultdict(list), {}
+
+    def see(name: str, layer: Layer, trace: Any) -> None:
+        if isinstance(layer, (TreeLayer, LeafFFF)):
             leaves[name].append(trace.leaves)
-    return {
-        name: count_visits(np.concatenate(leaves[name]), trace.scores.shape[-1])
-        for name, trace in found.items()
-    }
+            depths[name] = layer.depth
 
-
-def traces(model: Layer, x: Array) -> dict[str, Trace | FlatTrace]:
-    """Return the trace of each FFF layer of a model by its name."""
-    found = {}
-
-    def see(name: str, layer: Layer, x: Array) -> None:
-        if isinstance(layer, TreeLayer):
-            found[name] = layer.forward(x)[1][1]
-
-    model.observe(x, see)
-    if not found:
-        raise ValueError(f"model must hold an FFF or FlatFFF layer, got a {type(model).__name__}")
-    return found
+    for batch in batches(x):
+        model.observe(batch, see)
+    if not leaves:
+        raise ValueError(f"model must hold a layer with trees, got a {type(model).__name__}")
+    return {name: count_visits(np.concatenate(leaves[name]), depths[name]) for name in leaves}
 
 
 def plot_usage(usage: Usage, tree: int = 0, *, ax: Any = None) -> Any:
