@@ -96,6 +96,40 @@ def test_the_schedule_sets_the_temperature_and_the_gap_is_read_without_leaks():
     assert soft.temperature == 2.0 and len(annealing.gaps) == 3
 
 
+@pytest.mark.parametrize("generator", [0, np.random.Generator(np.random.MT19937(0))])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(generator, tmp_path):
+    pytest.importorskip("safetensors", reason="files are safetensors")
+    state = np.random.default_rng(generator).bit_generator.state
+
+    def run(epochs, **options):
+        rng = np.random.default_rng(generator)
+        rng.bit_generator.state = state
+        model, soft = make(temperature=2.0, leak=0.2, rng=rng)
+        annealing = nn.Annealing(model, nn.step(1, 0.5))
+        optimizer = nn.AdamW(model.parameters, lr=1e-2)
+        options |= {"epochs": epochs, "callback": annealing, "batch_size": 16}
+        nn.fit(model, X, LABELS, optimizer=optimizer, **options)
+        return model.parameters, soft.temperature
+
+    whole, temperature = run(4)
+    path = tmp_path / "run.safetensors"
+    run(2, checkpoint=path)
+    resumed, again = run(4, checkpoint=path, resume=True)
+    assert temperature == again == 2.0 / 16
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array)
+
+
+def test_a_hard_model_does_not_go_on_with_a_soft_run(tmp_path):
+    pytest.importorskip("safetensors", reason="files are safetensors")
+    layer, path = nn.FFF(6, 2, depth=3), tmp_path / "run.safetensors"
+    nn.fit(nn.SoftFFF(layer), X, LABELS, epochs=1, checkpoint=path)
+    with pytest.raises(
+        fffnb.files.FileError, match=r"its soft layers are \[''\], here they are \[\]"
+    ):
+        nn.fit(layer, X, LABELS, epochs=2, checkpoint=path, resume=True)
+
+
 REFUSED = [
     (lambda: nn.SoftFFF(nn.Linear(3, 2)), TypeError, "layer must be an FFF, got Linear"),
     (lambda: make(temperature=0), ValueError, "temperature must be a finite number above 0, got 0"),

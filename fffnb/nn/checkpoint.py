@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import FileError, read_arrays, write_arrays
 from .run import Run
+from .soft_layer import soft_layers
 
 
 def save_checkpoint(path: str | os.PathLike[str], run: Run) -> None:
@@ -25,6 +26,7 @@ def save_checkpoint(path: str | os.PathLike[str], run: Run) -> None:
         "batch": run.batch,
         "loss_sum": run.loss_sum,
         "history": run.history.to_dict(),
+        "soft": {name: layer.training_state() for name, layer in soft_layers(run.model)},
     }
     write_arrays(path, arrays, metadata)
 
@@ -58,6 +60,7 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run, epochs: int) -> None
                 raise ValueError(f"it holds an unknown array {key!r}")
             state.setdefault(name, {})[word] = array
         run.optimizer.load_state_dict(state)
+        _load_soft(run, metadata.get("soft", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{os.fspath(path)} is no checkpoint of this run: {error}") from error
     for name, parameter in run.model.parameters.items():
@@ -65,6 +68,15 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run, epochs: int) -> None
     run.epoch, run.batch, run.loss_sum = epoch, batch, loss_sum
     for key, value in history.items():
         setattr(run.history, key, value)
+
+
+def _load_soft(run: Run, saved: dict[str, Any]) -> None:
+    """Bring the soft layers of a run to their states in a file."""
+    own = dict(soft_layers(run.model))
+    if set(saved) != set(own):
+        raise ValueError(f"its soft layers are {sorted(saved)}, here they are {sorted(own)}")
+    for name, layer in own.items():
+        layer.load_training_state(saved[name])
 
 
 def _history(saved: dict[str, Any], epoch: int, run: Run) -> dict[str, Any]:

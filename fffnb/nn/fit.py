@@ -64,8 +64,8 @@ def fit(
     callback : callable, optional
         ``callback(epoch, history)`` after each epoch, counted from 1; True ends the run.
     checkpoint : path, optional
-        File to which the state of the run is written at the start, after each epoch and on
-        Ctrl-C.
+        File to which the state of the run is written at the start, after each epoch and its
+        callback, and on Ctrl-C; of soft layers also temperature and leaks.
     resume : bool, default False
         Go on from `checkpoint`. A run that was stopped anywhere and resumed on the same device
         ends with the same bits as one that was not stopped.
@@ -141,9 +141,8 @@ def fit(
         run.place.send()
 
     def save() -> None:
-        if checkpoint is not None or callback is not None:
-            run.place.bring_back()
         if checkpoint is not None:
+            run.place.bring_back()
             save_checkpoint(checkpoint, run)
 
     with (

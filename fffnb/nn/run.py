@@ -117,12 +117,23 @@ class Run:
                     self.history.interrupted = True
                     break
                 self.end_epoch(begin)
-                save()
-                if callback is not None and callback(self.epoch, self.history):
+                if self.show(callback, save):
                     return
         finally:
             self.place.optimizer.lr = self.lr
         if self.history.interrupted:
+            save()
+
+    def show(
+        self, callback: Callable[[int, History], bool | None] | None, save: Callable[[], None]
+    ) -> bool | None:
+        """Show an epoch to the callback, which may change what is saved then; return its answer."""
+        try:
+            if callback is None:
+                return None
+            self.place.bring_back()
+            return callback(self.epoch, self.history)
+        finally:
             save()
 
     def train_epoch(self, bar: Any, stopped: Callable[[], bool]) -> bool:
