@@ -28,6 +28,12 @@ LAYERS = {
         nn.FFF(5, 4, depth=3, dtype=float),
         nn.Sequential(nn.Linear(5, 2, dtype=float), nn.ReLU(), nn.Linear(2, 4, dtype=float)),
     ),
+    "mix": lambda: nn.Mix.of(
+        nn.FFF(5, 4, depth=3, dtype=float), nn.Linear(5, 4, dtype=float), np.array([0.7])
+    ),
+    "activation after the sum": lambda: nn.Sequential(
+        nn.FFF(5, 4, depth=3, n_trees=2, dtype=float), nn.GELU()
+    ),
 }
 
 
@@ -178,6 +184,9 @@ for _ in range(50):
         (DEEP, "nested at most"),
         ({"kind": "Sequential", "layers": 3}, "list of layers"),
         ({"kind": "Sum", "layers": []}, "layers must hold at least one layer to add up, got none"),
+        ({"kind": "Mix", "layers": [{"kind": "ReLU"}]}, "a Mix must hold two layers, got 1"),
+        ({**FFF, "bias": False, "straight_through": -1}, "temperature must be a finite number"),
+        ({**FFF, "bias": False, "straight_through": "1"}, "must be a number, got '1'"),
         ({**FFF}, "bias"),
         ({**FFF, "bias": 1}, "bias"),
         ({**FFF, "bias": True}, "parameter 'bias'"),
@@ -227,10 +236,22 @@ def test_parameters_of_two_dtypes_are_refused(config, weight):
 
 
 def test_a_sum_refuses_outputs_of_different_shapes():
-    model, x = nn.Sum(nn.Linear(3, 4), nn.Linear(3, 1)), np.ones((2, 3), np.float32)
-    for call in (model, model.forward):
-        with pytest.raises(ValueError, match=r"outputs of one shape .* got \(2, 4\) and \(2, 1\)"):
-            call(x)
+    x = np.ones((2, 3), np.float32)
+    for kind in (nn.Sum, nn.Mix):
+        model = kind(nn.Linear(3, 4), nn.Linear(3, 1))
+        for call in (model, model.forward):
+            words = r"outputs of one shape .* got \(2, 4\) and \(2, 1\)"
+            with pytest.raises(ValueError, match=words):
+                call(x)
+    with pytest.raises(ValueError, match="one of the layers to mix must have parameters, got none"):
+        nn.Mix(nn.ReLU(), nn.GELU())
+
+
+def test_a_copy_of_a_mixture_has_its_own_share():
+    model = nn.Mix(nn.FFF(3, 2, depth=2), nn.Linear(3, 2))
+    other = model.with_parameters({name: array + 1 for name, array in model.parameters.items()})
+    assert model.share == 0.5 and other.share == pytest.approx(1 / (1 + np.exp(-1)))
+    assert other.layers[0].nodes is other.parameters["0.nodes"]
 
 
 def test_losses_refuse_empty_batches_and_lists():

@@ -17,7 +17,7 @@ from .run import History
 from .saving import layer_from_config, load_metadata, load_model, save_model
 from .schedules import constant, cosine, step
 from .soft import Annealing, SoftFFF, SoftHardGap, soft_hard_gap
-from .sum import Sum
+from .sum import Mix, Sum
 from .usage import plot_usage, usage
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "LevelRecord",
     "LevelScores",
     "Linear",
+    "Mix",
     "Optimizer",
     "ProductKeyFFF",
     "ReLU",

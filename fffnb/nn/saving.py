@@ -17,9 +17,9 @@ from .flat import FlatFFF
 from .layer import Array, Layer
 from .layers import FFF, GELU, Linear, ReLU, Sequential
 from .leaf import LeafFFF
-from .sum import Sum
+from .sum import Mix, Sum
 
-#: Sequential or Sum in Sequential in ..., at most so deep.
+#: Sequential, Sum or Mix in Sequential in ..., at most so deep.
 MAX_NESTING = 8
 
 
@@ -253,6 +253,15 @@ def _build_linear(source: _Source) -> Linear:
     return Linear.of(weight, source.take("bias", (n_out,), weight.dtype) if biased else None)
 
 
+def _build_mix(source: _Source) -> Mix:
+    """Build two layers and their shares."""
+    layers = list(source.inner())
+    if len(layers) != 2:
+        raise ValueError(f"a Mix must hold two layers, got {len(layers)}")
+    first, second = layers
+    return Mix.of(first, second, source.take("mixing", (1,)))
+
+
 #: What builds a layer, by the kind that its structure names.
 _BUILDERS: dict[str, Callable[[_Source], Layer]] = {
     "FFF": _build_fff,
@@ -265,4 +274,5 @@ _BUILDERS: dict[str, Callable[[_Source], Layer]] = {
     "GELU": lambda source: GELU(),
     "Sequential": lambda source: Sequential(*source.inner()),
     "Sum": lambda source: Sum(*source.inner()),
+    "Mix": _build_mix,
 }
