@@ -80,6 +80,37 @@ def test_the_flat_form_trains_predicts_and_shows_its_trees(tmp_path, capsys):
     assert len(printed.split("evenness", 1)[1].splitlines()[2:]) == 8  # two layers of four trees
 
 
+@pytest.mark.parametrize(
+    ("argv", "row", "made"),
+    [
+        ("soft --depth 3 --hardening 0.5", ["FFF", "3"], {"straight_through": None}),
+        ("bag --nodes 20 --k positive", ["BagFFF", ""], {"n_nodes": 20, "k": None}),
+        ("keys --keys 5 --k 3", ["ProductKeyFFF", ""], {"n_keys": 5, "activation": "identity"}),
+        ("leaf --depth 2 --width 3", ["LeafFFF", "2"], {"width": 3, "activation": "relu"}),
+    ],
+)
+def test_every_form_trains_and_its_model_loads_again(
+    argv, row, made, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(cli.report, "MEASURE_SECONDS", 0)
+    command = ["train", "--model", *argv.split(), "--epochs", "1", "--json"]
+    assert cli.main([*command, "--out", str(tmp_path)]) == 0
+    seen = json.loads(capsys.readouterr().out)["networks"]["fff"]["test_accuracy"]
+    model = str(tmp_path / "fff.safetensors")
+    assert cli.main(["predict", model]) == 0
+    assert f"accuracy: {100 * seen:.2f} %" in capsys.readouterr().out
+    loaded = nn.load_model(model)
+    shown = cli.info.structure(loaded)[1]
+    assert [shown[1], *shown[3:5]] == [*row, "4"]
+    assert {name: getattr(loaded.layers[0], name) for name in made} == made
+    status = cli.main(["info", model, "--data", "digits"])
+    printed = capsys.readouterr()
+    if row[1]:
+        assert len(printed.out.split("evenness", 1)[1].splitlines()[2:]) == 8
+    else:
+        assert status == 2 and "model must hold a layer with trees" in printed.err
+
+
 @pytest.mark.parametrize("suffix", ["npy", "csv"])
 def test_predict_writes_predictions(run_folder, tmp_path, capsys, suffix):
     x = np.random.default_rng(0).uniform(-1, 1, (7, 64)).astype(np.float32)
@@ -130,6 +161,8 @@ def test_info_shows_layers_inside_others():
         (["train", "--resume", "--out", "empty"], "checkpoint"),
         (["train", "--depth", "40"], "depth"),
         (["train", "--depth", "31", "--trees", "1000"], "bytes"),
+        (["train", "--model", "keys", "--depth", "3"], "--model keys takes --keys, --k, not --dep"),
+        (["train", "--k", "3"], "--model tree takes --depth, not --k"),
         (["info", "--data", "digits"], "MODEL"),
     ],
 )

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import nn
+from ..nn.forms import find_form
+from ..nn.soft_layer import soft_layers
 from . import missing
 
 try:
@@ -24,6 +26,9 @@ Array = NDArray[Any]
 
 #: ``batch_size="auto"``: so many samples at most make one batch, more come in batches of `BATCH`.
 ONE_BATCH, BATCH = 256, 32
+
+#: The temperature at which soft training ends, from 1, along half a cosine.
+COLDEST = 0.1
 
 
 class Estimator(BaseEstimator):  # type: ignore[misc]
@@ -53,6 +58,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         activation: str = "gelu",
         *,
         form: str = "tree",
+        n_nodes: int = 64,
+        n_keys: int = 16,
+        k: int | None = 8,
+        width: int = 8,
+        hardening: float = 1.0,
         alpha: float = 0.01,
         batch_size: int | str = "auto",
         learning_rate_init: float = 4e-3,
@@ -69,6 +79,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self.n_trees = n_trees
         self.activation = activation
         self.form = form
+        self.n_nodes = n_nodes
+        self.n_keys = n_keys
+        self.k = k
+        self.width = width
+        self.hardening = hardening
         self.alpha = alpha
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
@@ -114,7 +129,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             )
             held = x[out], self._targets(numbers[out], weights[out])
             x, numbers, weights = x[kept], numbers[kept], weights[kept]
-        stop = _Stop(self.model_, self.tol, self.n_iter_no_change, self.early_stopping)
+        soft = next(soft_layers(self.model_), None) is not None
+        patience = self.max_iter if soft else self.n_iter_no_change
+        stop = _Stop(self.model_, self.tol, patience, self.early_stopping)
+        temperature = nn.cosine(self.max_iter, COLDEST)
+
+        def end_epoch(epoch: int, history: nn.History) -> bool:
+            self._set_temperature(temperature(epoch))
+            return stop(epoch, history)
+
         n_steps = self.max_iter * -(-len(x) // self._batch_size(len(x)))
         self._train(
             x,
@@ -123,7 +146,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             epochs=self.max_iter,
             schedule=nn.cosine(n_steps),
             validation=held,
-            callback=stop,
+            callback=end_epoch,
         )
         stop.restore()
         return self
@@ -143,8 +166,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self._make(x.shape[1], x.dtype)
         elif self._structure != self._made:
             raise ValueError(
-                "hidden_dim, depth, n_trees, activation and form must stay "
-                f"{self._made} to train on, got {self._structure}"
+                f"the network must stay {self._made} to train on, got {self._structure}"
             )
         counted = weights > 0
         return x[counted], y[counted], weights[counted]
@@ -152,16 +174,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _make(self, n_in: int, dtype: np.dtype[Any]) -> None:
         """Draw the parameters of a new network."""
         options: dict[str, Any] = {"rng": np.random.default_rng(self._seed()), "dtype": dtype}
-        forest = nn.make_layer(
-            self.form,
-            n_in,
-            self.hidden_dim,
-            self.depth,
-            n_trees=self.n_trees,
-            activation=self.activation,
-            bias=True,
-            **options,
-        )
+        own = self._structure | ({"bias": True} if find_form(self.form).biased else {})
+        forest = nn.make_layer(n_in=n_in, n_out=own.pop("hidden_dim"), **own, **options)
         head = nn.Linear(self.hidden_dim, self._n_out, **options)
         self.model_ = nn.Sequential(forest, nn.ReLU(), head)
         self._made = self._structure
@@ -172,6 +186,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _train(self, x: Array, targets: Array, seed: int, **options: Any) -> None:
         """Run epochs of the trainer and note what they gave."""
         self._optimizer.lr, self._optimizer.weight_decay = self.learning_rate_init, self.alpha
+        self._set_temperature(1.0)
         history = nn.fit(
             self.model_,
             x,
@@ -187,6 +202,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self.n_iter_ += len(history.loss)
         if history.interrupted:
             raise KeyboardInterrupt
+
+    def _set_temperature(self, temperature: float) -> None:
+        """Set the temperature of the layers that train softly."""
+        for _, layer in soft_layers(self.model_):
+            layer.temperature = temperature
 
     def _output(self, X: ArrayLike) -> Array:
         """Return the output of the network, (n_samples, n_out)."""
@@ -213,8 +233,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     @property
-    def _structure(self) -> tuple[int, int, int, str, str]:
-        return self.hidden_dim, self.depth, self.n_trees, self.activation, self.form
+    def _structure(self) -> dict[str, Any]:
+        """The parameters that make the network, those that its form does not take left out."""
+        names = ("form", "hidden_dim", "n_trees", "activation", *find_form(self.form).options)
+        return {name: getattr(self, name) for name in names}
 
     @property
     def _dtype(self) -> np.dtype[Any]:
@@ -224,16 +246,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """Return the attributes, with each array once: joblib would store shared ones again."""
         state = dict(super().__getstate__())
         if "model_" in state:
-            state["model_"] = (self.model_.config(), self.model_.parameters)
+            parameters = self.model_.parameters
+            nothing: dict[str, Any] = dict.fromkeys(parameters)
+            state["model_"] = (self.model_.with_parameters(nothing), parameters)
             state["_optimizer"] = self._optimizer.state_dict()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over attributes; arrays that joblib has mapped read-only are copied."""
         if "model_" in state:
-            config, parameters = state["model_"]
-            model = nn.layer_from_config(
-                config, {name: np.require(a, requirements="W") for name, a in parameters.items()}
+            bare, parameters = state["model_"]
+            model = bare.with_parameters(
+                {name: np.require(a, requirements="W") for name, a in parameters.items()}
             )
             optimizer = nn.AdamW(model.parameters)
             optimizer.load_state_dict(state["_optimizer"])

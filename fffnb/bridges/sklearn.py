@@ -1,7 +1,8 @@
 """Estimators of scikit-learn: `FFFClassifier` and `FFFRegressor`.
 
-The network is a forest of FFF trees, ReLU, and a linear layer. `fffnb.nn` trains it with AdamW on
-the rows that a batch visits, so the cost of a step follows the depth of the trees.
+The network is a forest of FFF trees, or another form of FFF, ReLU, and a linear layer. `fffnb.nn`
+trains it with AdamW; trees on the rows that a batch visits, so the cost of a step follows their
+depth.
 """
 
 from __future__ import annotations
@@ -30,13 +31,27 @@ class FFFClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     hidden_dim : int, default 32
         Width of the vector that the trees sum up and the linear layer reads.
     depth : int, default 3
-        Levels of each tree: the neurons that a sample reads in it, of ``2**depth - 1``.
+        Levels of each tree: the neurons that a sample reads in it, of ``2**depth - 1``. Not of the
+        forms "bag" and "keys".
     n_trees : int, default 16
-        Number of trees.
+        Number of trees, of bags, or of sets of keys.
     activation : {"identity", "relu", "gelu", "relu2", "silu", "tanh"}, default "gelu"
         Of the neurons in the trees.
-    form : {"tree", "flat", "flat-patterns"}, default "tree"
-        Form of the trees: see `fffnb.nn.make_layer`.
+    form : str, default "tree"
+        "tree", "straight", "soft", "flat", "flat-patterns", "bag", "keys" or "leaf": see
+        `fffnb.nn.make_layer`. The next five parameters are each of some forms alone.
+    n_nodes : int, default 64
+        Nodes of each bag.
+    n_keys : int, default 16
+        Product keys of each half of the features, whose number must be even.
+    k : int or None, default 8
+        How many nodes a sample chooses in each bag or by each set of keys; None, in bags alone: all
+        of positive score.
+    width : int, default 8
+        Hidden neurons of each leaf.
+    hardening : float, default 1.0
+        Weight of the hardening loss of the forms "soft" and "leaf", which train softly: in `fit`
+        their temperature falls from 1 to 0.1 along half a cosine.
     alpha : float, default 0.01
         Weight decay of AdamW: times the learning rate, the share that a step takes of the weights.
     batch_size : int or "auto", default "auto"
@@ -46,7 +61,8 @@ class FFFClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     max_iter : int, default 100
         Epochs.
     tol : float, default 1e-4
-        What the loss must fall by in `n_iter_no_change` epochs, or training ends.
+        What the loss must fall by in `n_iter_no_change` epochs, or training ends; soft training
+        takes all epochs.
     n_iter_no_change : int, default 10
         See `tol`.
     early_stopping : bool, default False

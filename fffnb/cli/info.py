@@ -15,6 +15,8 @@ import numpy as np
 from llvmlite import binding
 
 from .. import __version__, cpu, data, nn
+from ..nn.form_layer import FormLayer
+from ..nn.layer import Several
 from . import report
 from .options import add_data
 
@@ -90,13 +92,13 @@ STRUCTURE = (
 def structure(model: nn.Layer, name: str = "") -> list[tuple[str, ...]]:
     """Return a row for a model and for each layer inside."""
     row = [name, type(model).__name__]
-    if isinstance(model, (nn.TreeLayer, nn.Linear)):
-        trees = (model.depth, model.n_trees) if isinstance(model, nn.TreeLayer) else ("", "")
+    if isinstance(model, (FormLayer, nn.Linear)):
+        trees = (str(getattr(model, word, "")) for word in ("depth", "n_trees"))
         parameters = sum(array.size for array in model.parameters.values())
-        row += [f"{model.n_in} → {model.n_out}", *map(str, trees)]
+        row += [f"{model.n_in} → {model.n_out}", *trees]
         row += [f"{n:,}" for n in (model.neurons_read, model.neurons, parameters)]
     rows: list[tuple[str, ...]] = [(*row, *[""] * (len(STRUCTURE) - len(row)))]
-    if isinstance(model, (nn.Sequential, nn.Sum)):
+    if isinstance(model, Several):
         for inner, layer in model.named(name):
             rows += structure(layer, inner)
     return rows

@@ -30,6 +30,11 @@ positive = number(float, 0, "a positive number", above=True)
 not_negative = number(float, 0, "a number of at least 0")
 
 
+def chosen(text: str) -> float | None:
+    """Read how many nodes a sample chooses; None is all of positive score."""
+    return None if text == "positive" else at_least_1(text)
+
+
 def add_data(parser: argparse.ArgumentParser, default: str | None, help_default: str) -> None:
     """Add the options that name a data set."""
     parser.add_argument(

@@ -6,19 +6,42 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import data, nn
 from ..activations import ACTIVATIONS
+from ..nn.soft_layer import soft_layers
 from . import report
-from .options import add_data, at_least_0, at_least_1, not_negative, positive
+from .options import add_data, at_least_0, at_least_1, chosen, not_negative, positive
 
 #: Batch sizes at which the time per sample is measured.
 BATCHES = (1, 256)
+
+
+class Option(NamedTuple):
+    """An option of some forms: its kind, its default, and what it is in words."""
+
+    kind: Callable[[str], Any]
+    default: Any
+    words: str
+
+
+#: The options of forms, by the names that layers have for them.
+OPTIONS = {
+    "depth": Option(at_least_1, 5, "levels of each tree"),
+    "n_nodes": Option(at_least_1, 64, "nodes of each bag"),
+    "n_keys": Option(at_least_1, 16, "product keys of each half of the input"),
+    "k": Option(
+        chosen, 8, "nodes that a sample chooses; in bags also the word positive: all such scores"
+    ),
+    "width": Option(at_least_1, 8, "hidden neurons of each leaf"),
+    "hardening": Option(not_negative, 1.0, "weight of the hardening loss in soft training"),
+}
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -31,24 +54,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_data(parser, "digits", "digits")
-    network = parser.add_argument_group("network (FFF layers with ReLU between)")
-    network.add_argument(
-        "--hidden",
-        type=at_least_1,
-        nargs="+",
-        default=[64],
-        metavar="N",
-        help="hidden sizes",
-    )
-    network.add_argument("--model", choices=nn.FORMS, default="tree", help="form of the FFF layers")
-    network.add_argument("--depth", type=at_least_1, default=5, help="levels of each tree")
-    network.add_argument("--trees", type=at_least_1, default=4, help="trees of each layer")
-    network.add_argument(
-        "--activation",
-        choices=ACTIVATIONS,
-        default="identity",
-        help="act on the score of a node",
-    )
+    add_network(parser.add_argument_group("network (FFF layers with ReLU between)"))
     training = parser.add_argument_group("training")
     training.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     training.add_argument("--lr", type=positive, default=4e-3, help="learning rate")
@@ -67,6 +73,54 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print the results as JSON alone")
     output.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def add_network(group: Any) -> None:
+    """Add the options that say what the FFF layers are; those of some forms have no default."""
+    group.add_argument(
+        "--hidden",
+        type=at_least_1,
+        nargs="+",
+        default=[64],
+        metavar="N",
+        help="hidden sizes",
+    )
+    group.add_argument("--model", choices=nn.FORMS, default="tree", help="form of the FFF layers")
+    group.add_argument("--trees", type=at_least_1, default=4, help="trees of each layer")
+    for name, option in OPTIONS.items():
+        forms = ", ".join(form for form in nn.FORMS if name in nn.FORMS[form].options)
+        group.add_argument(
+            flag(name),
+            type=option.kind,
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help=f"{option.words}, of {forms} (default: {option.default})",
+        )
+    group.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        default=argparse.SUPPRESS,
+        help="act on the score of a node (default: identity, in leaves relu)",
+    )
+
+
+def flag(name: str) -> str:
+    """Return the option of the command line for one of a form."""
+    return "--" + name.removeprefix("n_")
+
+
+def form_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the FFF layers take, or say what their form does not."""
+    given = vars(options)
+    taken = nn.FORMS[options.model].options
+    for name in OPTIONS:
+        if name in given and name not in taken:
+            raise ValueError(
+                f"--model {options.model} takes {', '.join(map(flag, taken))}, not {flag(name)}"
+            )
+    values = {name: given.get(name, OPTIONS[name].default) for name in taken}
+    return values | ({"activation": given["activation"]} if "activation" in given else {})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -134,9 +188,8 @@ def networks(options: argparse.Namespace, dataset: data.Dataset) -> dict[str, nn
                 options.model,
                 n_in,
                 n_out,
-                options.depth,
                 n_trees=options.trees,
-                activation=options.activation,
+                **form_options(options),
                 rng=np.random.default_rng((options.seed, i)),
             )
         )
@@ -178,7 +231,14 @@ def fit(
         checkpoint=checkpoint,
         resume=options.resume and (name == "fff" or checkpoint.exists()),
         device=options.device,
+        callback=annealing(model, options.epochs),
     )
+
+
+def annealing(model: nn.Sequential, epochs: int) -> nn.Annealing | None:
+    """Return what cools soft layers from temperature 1 to 0.1 along half a cosine."""
+    soft = next(soft_layers(model), None)
+    return None if soft is None else nn.Annealing(model, nn.cosine(epochs, 0.1))
 
 
 def measure(model: nn.Sequential, dataset: data.Dataset, history: nn.History) -> dict[str, Any]:

@@ -4,48 +4,97 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from .bag import BagFFF, ProductKeyFFF
 from .flat import FlatFFF
-from .form_layer import TreeLayer
+from .layer import Layer
 from .layers import FFF
+from .leaf import LeafFFF
+from .soft import SoftFFF
 
-#: Makers of layers, which take the arguments of `FFF`.
-FORMS: dict[str, Callable[..., TreeLayer]] = {
-    "tree": FFF,
-    "flat": FlatFFF,
-    "flat-patterns": functools.partial(FlatFFF, rows="patterns"),
+
+class Form(NamedTuple):
+    """A form of FFF.
+
+    Attributes
+    ----------
+    make : callable
+        Makes a layer of n_in, n_out and the options.
+    options : tuple of str
+        What it takes beside n_trees, activation, bias, rng and dtype.
+    biased : bool
+        Whether it takes bias.
+    """
+
+    make: Callable[..., Layer]
+    options: tuple[str, ...]
+    biased: bool = True
+
+
+def _soft(
+    *sizes: int,
+    hardening: float = 0.0,
+    rng: int | np.random.Generator | None = 0,
+    **options: Any,
+) -> SoftFFF:
+    """Return a tree that trains softly."""
+    generator = np.random.default_rng(rng)
+    layer = FFF(*sizes, rng=generator, **options)
+    return SoftFFF(layer, hardening=hardening, rng=generator)
+
+
+FORMS: dict[str, Form] = {
+    "tree": Form(FFF, ("depth",)),
+    "straight": Form(functools.partial(FFF, straight_through=1.0), ("depth",)),
+    "soft": Form(_soft, ("depth", "hardening")),
+    "flat": Form(FlatFFF, ("depth",)),
+    "flat-patterns": Form(functools.partial(FlatFFF, rows="patterns"), ("depth",)),
+    "bag": Form(BagFFF, ("n_nodes", "k")),
+    "keys": Form(ProductKeyFFF, ("n_keys", "k"), biased=False),
+    "leaf": Form(LeafFFF, ("depth", "width", "hardening")),
 }
 
 
-def make_layer(form: str, n_in: int, n_out: int, depth: int | None, **options: Any) -> TreeLayer:
+def find_form(form: str) -> Form:
+    """Return a form by its name, or say which there are."""
+    if not isinstance(form, str) or form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    return FORMS[form]
+
+
+def make_layer(form: str, n_in: int, n_out: int, *sizes: int, **options: Any) -> Layer:
     """Return a layer of a form by its name.
 
     Parameters
     ----------
-    form : {"tree", "flat", "flat-patterns"}
-        `FFF`; `FlatFFF`, with a y vector for each node, or for each level and pattern of signs.
-    n_in, n_out, depth
-        As those of `FFF`.
-    **options
-        The other arguments of `FFF`.
+    form : str
+        "tree": `FFF`. "straight": that with ``straight_through=1``. "soft": `SoftFFF`. "flat":
+        `FlatFFF`, with a y vector for each node; "flat-patterns": for each level and pattern of
+        signs. "bag": `BagFFF`. "keys": `ProductKeyFFF`. "leaf": `LeafFFF`.
+    n_in, n_out : int
+        Widths of the input and of the output.
+    *sizes, **options
+        The other arguments of the layer; "soft" takes those of `FFF`, and `hardening`.
 
     Returns
     -------
-    FFF or FlatFFF
+    Layer
         The layer.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `FFF`, or if the form is unknown.
+        As the layer, or if the form is unknown.
 
     Examples
     --------
     >>> from fffnb import nn
-    >>> nn.make_layer("flat", 64, 10, 5, n_trees=4).planes.shape
+    >>> nn.make_layer("flat", 64, 10, depth=5, n_trees=4).planes.shape
     (4, 5, 64)
+    >>> nn.make_layer("bag", 64, 10, n_nodes=32, k=4).nodes.shape
+    (1, 32, 74)
     """
-    if not isinstance(form, str) or form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    return FORMS[form](n_in, n_out, depth, **options)
+    return find_form(form).make(n_in, n_out, *sizes, **options)

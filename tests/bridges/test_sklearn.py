@@ -78,7 +78,7 @@ def test_a_refused_fit_leaves_nothing_that_predicts():
 
 def test_training_on_needs_the_same_structure():
     model = quick(FFFRegressor, warm_start=True).fit(X, Y)
-    with pytest.raises(ValueError, match=r"n_trees, activation and form must stay .*, got .*5"):
+    with pytest.raises(ValueError, match=r"the network must stay .*'depth': 3.*, got .*'depth': 5"):
         model.set_params(depth=5).fit(X, Y)
     with pytest.raises(ValueError, match="must stay"):
         model.partial_fit(X, Y)
@@ -156,11 +156,31 @@ def test_partial_fit_goes_on_where_it_was_also_after_pickle_and_joblib(kind, tmp
         np.testing.assert_array_equal(half.predict(X), whole.predict(X))
 
 
-@pytest.mark.parametrize("form", ["flat", "flat-patterns"])
-def test_other_forms_learn_and_come_back_from_a_pickle(form):
-    found = quick(form=form, max_iter=60, batch_size=16).fit(X, Y)
-    assert isinstance(found.model_.layers[0], nn.FlatFFF) and found.score(X, Y) > 0.9
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
+@pytest.mark.parametrize("form", [form for form in nn.FORMS if form != "tree"])
+def test_other_forms_learn_and_go_on_from_a_pickle(form):
+    found = quick(form=form, max_iter=60, batch_size=16, n_nodes=10, n_keys=4, k=3, width=2)
+    assert found.fit(X, Y).score(X, Y) > 0.9
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again.predict(X), found.predict(X))
+    both = [each.partial_fit(X, Y).predict_proba(X) for each in (again, found)]
+    np.testing.assert_array_equal(*both)
+    assert type(again.model_.layers[0]) is type(found.model_.layers[0])
+
+
+def test_soft_training_cools_in_fit_and_takes_all_epochs():
+    found = quick(form="soft", max_iter=30, tol=1e9, n_iter_no_change=1, warm_start=True)
+    for n_iter in (30, 60):
+        assert found.fit(X, Y).n_iter_ == n_iter
+        assert found.model_.layers[0].temperature == pytest.approx(0.1)
+    assert found.model_.layers[0].hardening == 1.0
+    assert found.partial_fit(X, Y).model_.layers[0].temperature == 1.0
+
+
+def test_parameters_of_other_forms_may_change_while_one_is_trained():
+    found = quick(form="bag", k=None, warm_start=True).fit(X, Y)
+    assert found.set_params(depth=5).fit(X, Y).n_iter_ == 40
+    with pytest.raises(ValueError, match=r"must stay .*'n_nodes': 64.*, got .*'n_nodes': 9"):
+        found.set_params(n_nodes=9).fit(X, Y)
 
 
 def test_a_pickle_holds_each_array_once():
@@ -280,12 +300,28 @@ def test_what_cannot_be_learned_from_is_refused():
         ("batch_size", 0, "batch_size == 0, must be >= 1"),
         ("depth", 0, "depth must be at least 1, got 0"),
         ("activation", "swish", "activation must be one of .*, got 'swish'"),
-        ("form", "bush", "form must be one of tree, flat, .*, got 'bush'"),
+        ("form", "bush", "form must be one of tree, straight, .*, got 'bush'"),
     ],
 )
 def test_parameters_out_of_range_are_named(parameter, value, words):
     with pytest.raises((TypeError, ValueError), match=words):
         quick(**{parameter: value}).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"form": "bag", "k": 65}, "k must be at most the number of nodes of a bag, 64, got 65"),
+        ({"form": "keys", "k": None}, "k must be an int, got NoneType"),
+        ({"form": "leaf", "width": 0}, "width must be at least 1, got 0"),
+        ({"form": "soft", "hardening": -1}, "hardening must be at least 0.0, got -1"),
+    ],
+)
+def test_parameters_of_forms_are_checked(parameters, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        quick(**parameters).fit(X, Y)
+    with pytest.raises(ValueError, match="n_in must be even, as keys score the halves of x, got 3"):
+        quick(form="keys").fit(X[:, :3], Y)
 
 
 def test_ctrl_c_ends_training_and_not_only_this_fit(monkeypatch):
