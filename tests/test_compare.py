@@ -6,12 +6,14 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fffnb
+from fffnb import nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
@@ -20,11 +22,13 @@ cases = importlib.import_module("benchmarks.compare.cases")
 claims = importlib.import_module("benchmarks.compare.claims")
 cpu = importlib.import_module("benchmarks.compare.cpu")
 dense = importlib.import_module("benchmarks.compare.cpu.dense")
+forms = importlib.import_module("benchmarks.compare.forms")
 layer = importlib.import_module("benchmarks.compare.cpu.layer")
 peers = importlib.import_module("benchmarks.peers")
 record = importlib.import_module("benchmarks.compare.record")
 timing = importlib.import_module("benchmarks.compare.cpu.timing")
 trees = importlib.import_module("benchmarks.compare.cpu.trees")
+numpy_forms = importlib.import_module("benchmarks.peers.numpy_forms")
 numpy_dense = importlib.import_module("benchmarks.peers.dense")
 
 TINY = cases.Case(7, 5, 4, 9, "tiny", 3)
@@ -75,6 +79,58 @@ class TestTree:
         trees.check_forward(tree, send, tiny._replace(nodes=nodes))
         with pytest.raises(AssertionError, match="exceeds"):
             trees.check_forward(tree, send, tiny)
+
+
+SMALL = {
+    "bag": lambda: nn.BagFFF(6, 5, 20, k=3),
+    "keys": lambda: nn.ProductKeyFFF(6, 5, 4, k=3),
+    "leaf": lambda: nn.LeafFFF(6, 5, 2, 3),
+    "leaf_soft": lambda: nn.LeafFFF(6, 5, 2, 3),
+    "tree_soft": lambda: nn.SoftFFF(nn.FFF(6, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in forms.CASES if "64" not in name])
+class TestForm:
+    @pytest.fixture
+    def case(self, name, monkeypatch):
+        monkeypatch.setattr(timing, "ENOUGH", 0.0)
+        monkeypatch.setenv("PJRT_NPROC", "1")  # and put it back afterwards
+        case = forms.CASES[name]
+        options = {"k": 3} if case.options else {}
+        return case._replace(make=SMALL[case.plain], batch=9, options=options)
+
+    def test_agrees_with_its_peers(self, name, case, monkeypatch):
+        columns = {"forward", "numpy"}
+        if peers.installed("torch"):
+            columns |= {"torch", "step", "torch_step"} if case.steps else {"torch"}
+        monkeypatch.setitem(forms.CASES, name, case)
+        (result,) = forms.compare([name], "here")["forms"]
+        assert set(result["seconds"]) == columns
+
+    @pytest.mark.parametrize("wrong", ["ours", "theirs"])
+    def test_is_refused_when_it_is_wrong(self, name, case, wrong, monkeypatch):
+        if wrong == "ours":
+            case = case._replace(truth=lambda x, layer: np.ones((len(x), 5)))
+        else:
+            monkeypatch.setattr(numpy_forms, case.plain, lambda x, *_, **__: np.ones((9, 5)))
+        with pytest.raises(AssertionError, match="exceeds"):
+            forms.measure(case)
+
+
+def test_gradients_of_forms_are_compared():
+    found, rows = np.ones((3, 2)), np.array([0, 2])
+    torch = pytest.importorskip("torch", reason="; ".join(peers.missing("torch")))
+    right = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    gradient = fffnb.RowGradient(rows, found[:2], None, None)
+    for wanted in (right, right.to_sparse(1)):
+        forms.assert_gradient(gradient, wanted)
+        with pytest.raises(AssertionError):
+            forms.assert_gradient(replace(gradient, rows=rows + 1), wanted)
+        with pytest.raises(AssertionError):
+            forms.assert_gradient(replace(gradient, values=2 * found[:2]), wanted)
+    with pytest.raises(AssertionError):
+        forms.assert_gradient(found, right)
 
 
 def test_clear_paths_are_clear_to_the_reference(tiny):

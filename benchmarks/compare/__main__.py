@@ -1,7 +1,8 @@
 """``python -m benchmarks.compare cpu`` or ``gpu``: fffnb beside plain trees and dense layers.
 
 Each layer is checked, then timed beside its peers: tables of times and of how many times as long
-the peers take. `benchmarks.compare.cpu` and `benchmarks.compare.gpu` say what is measured.
+the peers take. ``forms`` puts the other forms beside plain ones, on the CPU. The modules of these
+names in `benchmarks.compare` say what is measured.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import argparse
 from pathlib import Path
 
 from ..peers import installed
-from . import cpu, record
+from . import cpu, forms, record
 from .cases import add_only, picked
 
 
 def main() -> None:
     """Print the tables, and write JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("device", choices=("cpu", "gpu"))
+    parser.add_argument("what", choices=("cpu", "gpu", "forms"))
     add_only(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument(
@@ -28,12 +29,17 @@ def main() -> None:
     file = options.json
     if file and (file.is_dir() or not file.parent.is_dir()):
         parser.error(f"--json must name a file in a folder that exists, got {file}")
-    if options.device == "cpu":
+    if options.what == "cpu":
         if options.compile and not installed("torch"):
             parser.error("--compile needs PyTorch: python -m pip install '.[peers]'")
         cases = picked(parser, options.only, cpu.CASES)
         name = options.machine or cpu.generic_name()
         figures = cpu.compare(cases, name, compiled=options.compile)
+    elif options.what == "forms":
+        names = [name for name in forms.CASES if options.only in name]
+        if not names:
+            parser.error(f"--only must match one of {'; '.join(forms.CASES)}; got {options.only!r}")
+        figures = forms.compare(names, options.machine or cpu.generic_name())
     else:
         if not gpu_found():
             parser.exit(2, "compare gpu needs PyTorch and a CUDA device that it can use.\n")

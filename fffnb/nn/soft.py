@@ -69,6 +69,7 @@ class SoftFFF(SoftLayer):
 
     def _hold(self, layer: FFF) -> None:
         self.layer, self.parameters = layer, layer.parameters
+        self.n_in, self.n_out = layer.n_in, layer.n_out
         self.nodes, self.bias = layer.nodes, layer.bias
         self.neurons, self.neurons_read = layer.neurons, layer.neurons_read
 
@@ -83,7 +84,7 @@ class SoftFFF(SoftLayer):
             self.nodes,
             bias=self.bias,
             activation=self.layer.activation,
-            n_out=self.layer.n_out,
+            n_out=self.n_out,
             **self._decisions(),
             return_trace=True,
         )
