@@ -62,8 +62,8 @@ def test_a_layer_is_numpys_and_goes_back_as_a_copy():
     own, same = bridge.FlatFFF(N_IN, N_OUT, DEPTH, **options), nn.FlatFFF(5, 4, 3, **options)
     for layer in (own, bridges.convert(same, "torch")):
         assert repr(layer) == (
-            "FlatFFF(n_in=5, n_out=4, depth=3, n_trees=2, activation='gelu', bias=True, "
-            "rows='patterns')"
+            "FlatFFF(n_in=5, n_out=4, depth=3, n_trees=2, activation='gelu', rows='patterns', "
+            "bias=True)"
         )
         for name, array in same.parameters.items():
             np.testing.assert_array_equal(getattr(layer, name).detach(), array)

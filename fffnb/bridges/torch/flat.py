@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,39 +10,30 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ... import nn
-from ...nn.namespace import to_host
 from ...ops.flat import flat_backward, flat_forward
-from ...ops.flat_trace import FlatTrace
+from ...ops.flat_trace import FlatGradients, FlatTrace
 from ...ops.trace import activation_code
-from .function import check_tensor
-from .layer import copied, parameter
-from .operators import DEVICES, lend, refuse_second, take
+from .library import make_operators
+from .module import FormModule
+from .tensors import admit, lend, take
 
 
-@torch.library.custom_op(
-    "fffnb::flat_forward",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema="(Tensor x, Tensor planes, Tensor y_vectors, Tensor? bias, str activation) "
-    "-> (Tensor, Tensor, Tensor)",
-)
-def forward(
+def _forward(
     x: Tensor, planes: Tensor, y_vectors: Tensor, bias: Tensor | None, activation: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees)."""
     y, trace = flat_forward(
         lend(x.contiguous()),
         lend(planes),
         lend(y_vectors),
-        bias=None if bias is None else lend(bias),
+        bias=lend(bias),
         activation=activation,
         return_trace=True,
     )
     return take(y), take(trace.scores), take(trace.leaves)
 
 
-@forward.register_fake
-def _(
+def _shapes(
     x: Tensor, planes: Tensor, y_vectors: Tensor, bias: Tensor | None, activation: str
 ) -> tuple[Tensor, ...]:
     lead, (n_trees, depth, _) = x.shape[:-1], planes.shape
@@ -51,65 +42,32 @@ def _(
     return y, x.new_empty((*lead, n_trees, depth)), leaves
 
 
-@torch.library.custom_op(
-    "fffnb::flat_backward",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema="(Tensor grad_y, Tensor x, Tensor planes, Tensor y_vectors, Tensor scores, "
-    "Tensor leaves, str activation, bool has_bias) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def backward(
+def _backward(
     grad_y: Tensor,
     x: Tensor,
     planes: Tensor,
     y_vectors: Tensor,
+    bias: Tensor | None,
     scores: Tensor,
     leaves: Tensor,
     activation: str,
-    has_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, planes, y vectors and bias; the last is empty without one."""
+) -> FlatGradients:
+    """Return the gradients of the tensors."""
     shapes = tuple(planes.shape), tuple(y_vectors.shape)
-    trace = FlatTrace(lend(scores), lend(leaves), activation, has_bias, *shapes)
+    trace = FlatTrace(lend(scores), lend(leaves), activation, bias is not None, *shapes)
     samples = lend(grad_y.contiguous()), lend(x.contiguous())
-    grads = flat_backward(*samples, lend(planes), lend(y_vectors), trace)
-    grad_bias = planes.new_empty(0) if grads.bias is None else take(grads.bias)
-    return take(grads.x), take(grads.planes), take(grads.y_vectors), grad_bias
+    return flat_backward(*samples, lend(planes), lend(y_vectors), trace)
 
 
-@backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    planes: Tensor,
-    y_vectors: Tensor,
-    scores: Tensor,
-    leaves: Tensor,
-    activation: str,
-    has_bias: bool,
-) -> tuple[Tensor, ...]:
-    grad_bias = planes.new_empty(planes.shape[:2] if has_bias else 0)
-    likes = (each.new_empty(each.shape) for each in (x, planes, y_vectors))
-    return *likes, grad_bias
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Keep what the backward pass needs."""
-    x, planes, y_vectors, bias, activation = inputs
-    _, scores, leaves = output
-    ctx.activation, ctx.has_bias = activation, bias is not None
-    ctx.mark_non_differentiable(scores, leaves)
-    ctx.save_for_backward(x, planes, y_vectors, scores, leaves)
-
-
-def _gradients(ctx: Any, grad_y: Tensor, *unused: Any) -> tuple[Any, ...]:
-    """Return the gradients of the arguments of `forward`."""
-    grads = backward(grad_y, *ctx.saved_tensors, ctx.activation, ctx.has_bias)
-    return *grads[:3], grads[3] if ctx.has_bias else None, None
-
-
-forward.register_autograd(_gradients, setup_context=_keep)
-backward.register_autograd(refuse_second)
+forward = make_operators(
+    "flat",
+    _forward,
+    _shapes,
+    _backward,
+    tensors={"x": "Tensor", "planes": "Tensor", "y_vectors": "Tensor", "bias": "Tensor?"},
+    states=("scores", "leaves"),
+    options={"activation": "str"},
+)
 
 
 def flat(
@@ -155,17 +113,12 @@ def flat(
     torch.Size([5, 2])
     """
     activation_code(activation)
-    tensors = {"planes": planes, "y_vectors": y_vectors, "x": x, "bias": bias}
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            check_tensor(name, tensor, planes, "planes")
-    if x.device.type in DEVICES and torch.is_autocast_enabled(x.device.type):
-        x = x.to(planes.dtype)
+    x = admit(x, planes=planes, y_vectors=y_vectors, bias=bias)
     y: Tensor = forward(x, planes, y_vectors, bias, activation)[0]
     return y
 
 
-class FlatFFF(torch.nn.Module):
+class FlatFFF(FormModule):
     """Fast FeedForward layer of the flat form: one plane a level chooses the path in a tree.
 
     Parameters
@@ -198,6 +151,8 @@ class FlatFFF(torch.nn.Module):
     torch.Size([3, 10])
     """
 
+    _names = ("planes", "y_vectors", "bias")
+
     def __init__(
         self,
         n_in: int,
@@ -213,7 +168,6 @@ class FlatFFF(torch.nn.Module):
         dtype: DTypeLike = np.float32,
         device: Any = None,
     ) -> None:
-        super().__init__()
         layer = nn.FlatFFF(
             n_in,
             n_out,
@@ -226,57 +180,8 @@ class FlatFFF(torch.nn.Module):
             rng=rng,
             dtype=dtype,
         )
-        self._hold(layer, device)
-
-    @classmethod
-    def from_numpy(cls, layer: nn.FlatFFF, *, device: Any = None) -> Self:
-        """Return a layer of the same structure with copies of the parameters.
-
-        Parameters
-        ----------
-        layer : fffnb.nn.FlatFFF
-            The layer.
-        device
-            As that of the class.
-
-        Returns
-        -------
-        FlatFFF
-            The layer.
-        """
-        copies = {name: to_host(array) for name, array in layer.parameters.items()}
-        module = cls.__new__(cls)
-        super(FlatFFF, module).__init__()
-        module._hold(layer.with_parameters(copies), device)
-        return module
-
-    def to_numpy(self) -> nn.FlatFFF:
-        """Return NumPy's layer of the same structure with copies of the parameters.
-
-        Returns
-        -------
-        fffnb.nn.FlatFFF
-            The layer.
-        """
-        bias = None if self.bias is None else copied(self.bias)
-        return nn.FlatFFF.of(self.activation, copied(self.planes), copied(self.y_vectors), bias)
-
-    def _hold(self, layer: nn.FlatFFF, device: Any) -> None:
-        """Take over the structure of a layer, and its arrays as parameters."""
-        self.activation, self.rows = layer.activation, layer.rows
-        self.planes = parameter(layer.planes, device)
-        self.y_vectors = parameter(layer.y_vectors, device)
-        bias = None if layer.bias is None else parameter(layer.bias, device)
-        self.register_parameter("bias", bias)
+        super().__init__(layer, device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., n_out) for samples x (..., n_in)."""
         return flat(x, self.planes, self.y_vectors, self.bias, activation=self.activation)
-
-    def extra_repr(self) -> str:
-        """Return the structure, as it is shown."""
-        n_trees, depth, n_in = self.planes.shape
-        return (
-            f"n_in={n_in}, n_out={self.y_vectors.shape[2]}, depth={depth}, n_trees={n_trees}, "
-            f"activation={self.activation!r}, bias={self.bias is not None}, rows={self.rows!r}"
-        )

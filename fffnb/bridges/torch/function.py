@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ...ops.arrays import check_nodes_shape, output_width
 from ...ops.trace import activation_code
 from . import operators, rows
+from .tensors import admit
 
 #: How the gradient of nodes and bias comes.
 GRADIENTS = ("dense", "rows")
@@ -76,27 +77,12 @@ def fff(
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be 'dense' or 'rows', got {gradient!r}")
     activation_code(activation)
-    for name, tensor in (("nodes", nodes), ("x", x), ("bias", bias)):
-        if tensor is not None:
-            check_tensor(name, tensor, nodes, "nodes")
-    if x.device.type in operators.DEVICES and torch.is_autocast_enabled(x.device.type):
-        x = x.to(nodes.dtype)
+    x = admit(x, nodes=nodes, bias=bias)
     _check_sizes(x, nodes, n_out)
     if gradient == "rows":
         return rows.forward(x, nodes, bias, activation)
     y: Tensor = operators.forward(x, nodes, bias, activation)[0]
     return y
-
-
-def check_tensor(name: str, tensor: Any, like: Tensor, of: str) -> None:
-    """Refuse what is no tensor of floats beside a parameter, `of` its name."""
-    if not isinstance(tensor, Tensor):
-        kind = type(tensor)
-        raise TypeError(f"{name} must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name} must hold floats, got {tensor.dtype}")
-    if tensor.device != like.device:
-        raise RuntimeError(f"{name} must be on {like.device} like {of}, got {tensor.device}")
 
 
 def _check_sizes(x: Tensor, nodes: Tensor, n_out: int | None) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...nodes import depth_of
 from ...ops.trace import Trace
 from ...ops.tree import fff_backward, fff_forward
-
-DEVICES = ("cpu", "cuda")
+from .library import refuse_second
+from .tensors import DEVICES, lend, real_of, take
 
 
 def run_forward(
@@ -26,7 +25,7 @@ def run_forward(
     y, trace = fff_forward(
         lend(x.contiguous()),
         lend(nodes),
-        bias=None if bias is None else lend(bias),
+        bias=lend(bias),
         activation=activation,
         return_trace=True,
     )
@@ -116,13 +115,6 @@ def _gradients(ctx: Any, grad_y: Tensor, *unused: Any) -> tuple[Any, ...]:
 
 
 forward.register_autograd(_gradients, setup_context=_keep)
-
-
-def refuse_second(ctx: Any, *grads: Any) -> Any:
-    """Say that the gradients have no gradient."""
-    raise RuntimeError("fffnb has no gradients of gradients: the backward pass is not recorded")
-
-
 backward.register_autograd(refuse_second)
 
 
@@ -139,19 +131,3 @@ def lend_pass(
     shape, n_in = tuple(nodes.shape), x.shape[-1]
     trace = Trace(lend(scores), lend(leaves), activation, has_bias, shape, n_in)
     return lend(grad_y.contiguous()), lend(x.contiguous()), lend(nodes), trace
-
-
-def lend(tensor: Tensor) -> Any:
-    """Return a tensor as ops take it: its memory as NumPy's on the CPU, itself on a GPU."""
-    tensor = tensor.detach()
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
-
-
-def take(array: Any) -> Tensor:
-    """Return what ops return as a tensor, with the same memory."""
-    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-
-
-def real_of(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of scores and biases beside nodes of a dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...ops.rules import UpdateRule
 from ...ops.update import update_rows
-from .operators import lend
 from .rows import Claim, as_rows, claims
+from .tensors import lend
 
 #: Why a state does not fit the gradient at hand.
 MIXED = "got that of the other kind of gradient: make another optimiser for another `gradient`"

@@ -15,7 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...ops.rules import RowGradient, UpdateRule
 from ...ops.tree import fff_backward, fff_backward_update
-from .operators import lend, lend_pass, run_forward, take
+from .operators import lend_pass, run_forward
+from .tensors import lend, take
 
 
 class Claim:
