@@ -19,7 +19,7 @@ BELOW = {
     "cuda": {"activations"},
     "ops": {"nodes", "leaves", "activations", "buffers", "cpu", "cuda"},
     "nn": {"nodes", "leaves", "init", "activations", "files", "ops"},
-    "bridges": {"nodes", "activations", "ops", "nn"},
+    "bridges": {"nodes", "leaves", "activations", "ops", "nn"},
     "cli": {"nodes", "activations", "files", "data", "nn", "cpu"},  # cpu: to show the threads
     "__init__": {"nodes", "leaves", "init", "ops"},
     "__main__": {"cli"},

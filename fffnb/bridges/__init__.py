@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import nn
+from ..nn.form_layer import FormLayer
 from ..nn.namespace import to_host
 from ..ops.transfer import require_cupy, to_device
 
@@ -84,7 +85,7 @@ def convert(layer: Any, backend: str, **options: Any) -> Any:
     Parameters
     ----------
     layer : fffnb.nn.FFF, fffnb.bridges.torch.FFF or fffnb.bridges.jax.FFF
-        The layer; it is left as it is. `FlatFFF` is taken too where the backend has it.
+        The layer; it is left as it is. Layers of other forms are taken where the backend has them.
     backend : {"numpy", "cupy", "torch", "jax"}
         Whose layer to return.
     **options
@@ -114,7 +115,7 @@ def convert(layer: Any, backend: str, **options: Any) -> Any:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     own = layer.to_numpy() if hasattr(layer, "to_numpy") else layer
-    if not isinstance(own, nn.TreeLayer):
+    if not isinstance(own, (FormLayer, nn.SoftFFF)):
         raise TypeError(f"layer must be an FFF layer, got {type(layer).__qualname__}")
     if backend in ("torch", "jax"):
         module, name = importlib.import_module(f".{backend}", __name__), type(own).__name__

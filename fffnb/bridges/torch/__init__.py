@@ -1,4 +1,4 @@
-"""PyTorch: the FFF layer, its function, and optimisers that step visited rows alone.
+"""PyTorch: the layers of all forms, their functions, and optimisers that step visited rows alone.
 
 CPU tensors are lent to the kernels without copies, CUDA tensors stay on their GPU and stream.
 """
@@ -12,9 +12,31 @@ try:
 except ModuleNotFoundError as error:
     raise missing("torch", "torch") from error
 
+from .bag import BagFFF, bag
 from .flat import FlatFFF, flat
 from .function import fff
+from .hardening import hardening_loss
+from .keys import ProductKeyFFF, keys
 from .layer import FFF
+from .leaf import LeafFFF, leaf, leaf_soft
 from .optim import SGD, AdamW
+from .soft import SoftFFF, fff_soft
 
-__all__ = ["FFF", "SGD", "AdamW", "FlatFFF", "fff", "flat"]
+__all__ = [
+    "FFF",
+    "SGD",
+    "AdamW",
+    "BagFFF",
+    "FlatFFF",
+    "LeafFFF",
+    "ProductKeyFFF",
+    "SoftFFF",
+    "bag",
+    "fff",
+    "fff_soft",
+    "flat",
+    "hardening_loss",
+    "keys",
+    "leaf",
+    "leaf_soft",
+]

@@ -1,0 +1,196 @@
+"""The bag: its operators, its function, and its module."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from ... import nn
+from ...ops.bag import BagTrace, bag_backward, bag_forward
+from ...ops.trace import Gradients, activation_code
+from .library import make_operators
+from .module import FormModule
+from .tensors import admit, lend, real_of, take
+
+
+def _forward(
+    x: Tensor, nodes: Tensor, bias: Tensor | None, k: int | None, activation: str
+) -> tuple[Tensor, ...]:
+    """Return y (..., n_out), and scores, rows and starts as a BagTrace has them."""
+    y, trace = bag_forward(
+        lend(x.contiguous()),
+        lend(nodes),
+        k=k,
+        bias=lend(bias),
+        activation=activation,
+        return_trace=True,
+    )
+    starts = _no_starts(x) if trace.starts is None else take(trace.starts)
+    return take(y), take(trace.scores), take(trace.rows), starts
+
+
+def _shapes(
+    x: Tensor, nodes: Tensor, bias: Tensor | None, k: int | None, activation: str
+) -> tuple[Tensor, ...]:
+    (*lead, n_in), (n_trees, _, width) = x.shape, nodes.shape
+    if k is None:
+        chosen = (torch.library.get_ctx().new_dynamic_size(),)
+        starts = x.new_empty(x[..., 0].numel() + 1, dtype=torch.int64)
+    else:
+        chosen, starts = (*lead, n_trees, k), _no_starts(x)
+    scores = x.new_empty(chosen, dtype=real_of(nodes.dtype))
+    rows = x.new_empty(chosen, dtype=torch.int64)
+    return x.new_empty((*lead, width - n_in)), scores, rows, starts
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None,
+    scores: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    k: int | None,
+    activation: str,
+) -> Gradients:
+    """Return the gradients of the tensors."""
+    origin = activation, bias is not None, tuple(nodes.shape), x.shape[-1]
+    trace = BagTrace(lend(scores), lend(rows), lend(starts) if k is None else None, *origin)
+    return bag_backward(lend(grad_y.contiguous()), lend(x.contiguous()), lend(nodes), trace)
+
+
+def _no_starts(x: Tensor) -> Tensor:
+    """Return the starts of samples that all choose as many nodes: none."""
+    return x.new_empty(0, dtype=torch.int64)
+
+
+forward = make_operators(
+    "bag",
+    _forward,
+    _shapes,
+    _backward,
+    tensors={"x": "Tensor", "nodes": "Tensor", "bias": "Tensor?"},
+    states=("scores", "rows", "starts"),
+    options={"k": "int?", "activation": "str"},
+)
+
+
+def bag(
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None = None,
+    *,
+    k: int | None,
+    activation: str = "identity",
+) -> Tensor:
+    """Mix what the best nodes of each bag say, as `fffnb.bag_forward`; autograd records it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_in)
+        Samples, of any strides. Under autocast they are cast to the dtype of the nodes.
+    nodes, bias, k, activation
+        As those of `fffnb.bag_forward`, float32 or float64 tensors.
+
+    Returns
+    -------
+    Tensor, dtype of the nodes, shape (..., n_out)
+        The output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is no tensor of floats, or of a wrong dtype, shape or layout, or a bag has
+        fewer than k nodes.
+    RuntimeError
+        If tensors lie on different devices.
+
+    Notes
+    -----
+    The gradients are dense. The choice of the nodes has none; there are no gradients of gradients.
+    With ``k=None`` the data say how many nodes are chosen, so that compiled graphs break here.
+
+    Examples
+    --------
+    >>> import torch, fffnb
+    >>> from fffnb.bridges.torch import bag
+    >>> nodes = torch.from_numpy(fffnb.init_bag(3, 2, n_nodes=64))
+    >>> bag(torch.ones(5, 3), nodes, k=8).shape
+    torch.Size([5, 2])
+    """
+    activation_code(activation)
+    x = admit(x, nodes=nodes, bias=bias)
+    y: Tensor = forward(x, nodes, bias, k, activation)[0]
+    return y
+
+
+class BagFFF(FormModule):
+    """Layer without a tree: each sample chooses the best nodes of each bag, or all positive ones.
+
+    Parameters
+    ----------
+    n_in, n_out, n_nodes, k, n_trees, activation, bias, scheme, rng, dtype
+        See `fffnb.nn.BagFFF`, whose initial values the parameters have.
+    device : torch.device or str, optional
+        Where the parameters lie; by default on the CPU.
+
+    Attributes
+    ----------
+    nodes : Parameter, shape (n_trees, n_nodes, n_in + n_out)
+        The bags.
+    bias : Parameter, shape (n_trees, n_nodes), or None
+        What is added to the scores.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `fffnb.nn.BagFFF`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fffnb.bridges.torch import BagFFF
+    >>> layer = BagFFF(64, 10, n_nodes=32, k=4)
+    >>> layer(torch.ones(3, 64)).shape
+    torch.Size([3, 10])
+    """
+
+    _names = ("nodes", "bias")
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_nodes: int,
+        *,
+        k: int | None,
+        n_trees: int = 1,
+        activation: str = "identity",
+        bias: bool = False,
+        scheme: Literal["sphere", "uniform"] = "sphere",
+        rng: int | np.random.Generator | None = 0,
+        dtype: DTypeLike = np.float32,
+        device: Any = None,
+    ) -> None:
+        layer = nn.BagFFF(
+            n_in,
+            n_out,
+            n_nodes,
+            k=k,
+            n_trees=n_trees,
+            activation=activation,
+            bias=bias,
+            scheme=scheme,
+            rng=rng,
+            dtype=dtype,
+        )
+        super().__init__(layer, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (..., n_out) for samples x (..., n_in)."""
+        return bag(x, self.nodes, self.bias, k=self.k, activation=self.activation)
