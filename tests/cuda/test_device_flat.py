@@ -2,14 +2,26 @@
 
 import kinds
 import numpy as np
+import problems
 import pytest
-from test_device_input import shifted, strided
-from test_device_tree import BOUND, HALF_UNIT, bits
-from test_flat import problem, rms
+from problems import (
+    BOUND,
+    HALF_UNIT,
+    Good,
+    bits,
+    cases_for,
+    check,
+    check_all,
+    check_factors,
+    check_leading_axes,
+    check_rows,
+    refusals,
+    shifted,
+)
+from test_flat import problem
 
 import fffnb
 from fffnb import cuda
-from fffnb.activations import ACTIVATIONS
 from fffnb.reference import flat as reference
 
 if kinds.MISSING:
@@ -41,99 +53,32 @@ LARGE = [
 
 
 def cases(tiles):
-    if tiles == "default":
-        return LARGE
-    return SMALL if kinds.SIMULATED else SMALL + SMALL_ON_GPU
+    return cases_for(tiles, SMALL, SMALL_ON_GPU, LARGE)
 
 
 def test_cases_hold_every_value_of_every_factor(tiles):
     if tiles == "default":
         pytest.skip("these cases are for small tiles")
-    *_, n_trees, activation, batch, bias = map(set, zip(*SMALL, strict=True))
-    assert activation == set(ACTIVATIONS)
-    assert n_trees == {1, 2, 3}
-    assert bias == {True, False}
-    for side in (0, 1):
-        lengths = {cuda.tree.vector_length("float32", case[side]) for case in SMALL}
-        assert lengths == {1, 2, 4}
-    for groups in (cuda.flat.GROUPS, cuda.steps.CHUNKS):
-        assert {cuda.tree.by_batch(groups, size) for size in batch} == set(groups.values())
+    rows = slice(0, 1), slice(1, 2)
+    check_factors(SMALL, rows, [cuda.flat.GROUPS, cuda.steps.CHUNKS])
 
 
-class Problem:
-    """A layer and a batch of one kind of arrays, without samples that may go another way."""
+class Problem(problems.Problem):
+    """A problem of the flat form."""
 
-    def __init__(self, kind, case, dtype, seed=0, put=None):
-        n_in, n_out, depth, n_trees, self.activation, batch, with_bias = case
-        real, put = "float64" if dtype == "float64" else "float32", put or kind.put
-        host = problem(n_in, n_out, depth, n_trees, batch, real, bias=with_bias, seed=seed)
-        x, planes, y_vectors, bias, grad_y = host
-        x, planes, y_vectors, grad_y = (
-            kinds.round_to(array, dtype) for array in (x, planes, y_vectors, grad_y)
-        )
-        truth = reference.forward(x, planes, y_vectors, bias, self.activation)
-        self.clear = ~truth.ambiguous(np.finfo(real).eps)
-        x, grad_y = x[self.clear], grad_y[self.clear]
-        self.host = x, planes, y_vectors, bias, grad_y
-        given = (x, planes, y_vectors, grad_y)
-        self.x, self.planes, self.y_vectors, self.grad_y = (put(array, dtype) for array in given)
-        self.bias = kind.put(bias) if with_bias else None
-
-    def forward(self, **change):
-        given = {"x": self.x, "planes": self.planes, "y_vectors": self.y_vectors}
-        options = {"bias": self.bias, "activation": self.activation}
-        return fffnb.flat_forward(**{**given, **options, **change})
-
-    def backward(self, trace, **change):
-        given = {"grad_y": self.grad_y, "x": self.x, "planes": self.planes}
-        given |= {"y_vectors": self.y_vectors, "trace": trace}
-        return fffnb.flat_backward(**{**given, **change})
-
-    def truth(self):
-        """Return leaves, results, and the sizes of their terms."""
-        *layer, grad_y = self.host
-        run = reference.forward(*layer, self.activation)
-        grads = reference.backward(grad_y, *layer, self.activation)
-        sizes = reference.backward(grad_y, *layer, self.activation, absolute=True)
-        size = reference.forward_size(*layer, self.activation)
-        return run, (run.y, *grads), (size, *sizes)
+    forward_op = staticmethod(fffnb.flat_forward)
+    backward_op = staticmethod(fffnb.flat_backward)
+    draw, reference, parameters = staticmethod(problem), reference, ("planes", "y_vectors")
 
 
-def check(kind, case, dtype, seed):
-    """Compare both forms of forward, and backward; return counts of samples and unclear ones."""
-    given = Problem(kind, case, dtype, seed)
-    run, right, sizes = given.truth()
-    for form, sweep_from in FORMS.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fffnb.cuda.flat.SWEEP_FROM", sweep_from)
-            y, trace = given.forward(return_trace=True)
-            same = kind.get(given.forward())
-        np.testing.assert_array_equal(kind.get(trace.leaves), run.leaves, err_msg=form)
-        np.testing.assert_array_equal(kind.get(y), same, err_msg=form)
-        if dtype in BOUND:
-            assert rms(kind.get(y) - right[0]) <= BOUND[dtype] * rms(sizes[0]), (case, form)
-    results = y, *given.backward(trace)
-    for found, expected, size in zip(results, right, sizes, strict=True):
-        if found is None:
-            assert given.bias is None
-            continue
-        assert isinstance(found, kind.type)
-        found = kind.get(found)
-        assert found.shape == expected.shape
-        if dtype in BOUND:
-            assert found.dtype == dtype
-            assert rms(found - expected) <= BOUND[dtype] * rms(size), case
-        else:
-            assert rms(found - expected) <= HALF_UNIT[dtype] * rms(expected) + 1e-9, case
-    return len(given.clear), np.sum(~given.clear)
+SETTINGS = [("fffnb.cuda.flat.SWEEP_FROM", least) for least in FORMS.values()]
 
 
 @pytest.mark.parametrize("dtype", BOUND)
 def test_equals_the_reference(dtype, kind, tiles):
-    counts = [check(kind, case, dtype, seed) for seed, case in enumerate(cases(tiles))]
-    samples, unclear = np.sum(counts, axis=0)
-    assert samples == sum(case[5] for case in cases(tiles))
-    assert unclear <= 0.01 * samples
+    check_all(
+        (Problem(kind, case, dtype, seed) for seed, case in enumerate(cases(tiles))), SETTINGS
+    )
 
 
 @pytest.mark.parametrize("dtype", HALF_UNIT)
@@ -141,7 +86,7 @@ def test_sixteen_bits_are_as_good_as_their_rounding(dtype, kind, tiles):
     if dtype not in kind.dtypes:
         pytest.skip(f"a {kind.name} holds no {dtype}")
     for case in cases(tiles)[1:3]:
-        check(kind, case, dtype, seed=2)
+        check(Problem(kind, case, dtype, seed=2), SETTINGS)
 
 
 def everything(kind, given):
@@ -173,17 +118,10 @@ def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, kind):
     given = Problem(kind, (6, 7, 4, 3, "silu", batch, bias), "float32")
     _, trace = given.forward(return_trace=True)
     dense, sparse = given.backward(trace), given.backward(trace, sparse=True)
-    found = sparse.y_vectors
-    rows, count = kind.get(found.rows), kind.get(found.count)
+    found, n_places = sparse.y_vectors, 3 * sum(min(2**level, batch) for level in range(4))
     visited = np.flatnonzero(given.truth()[0].mask.any(axis=1))
-    assert rows.shape == (3 * sum(min(2**level, batch) for level in range(4)),)
-    np.testing.assert_array_equal(count, [len(visited)])
-    np.testing.assert_array_equal(rows[: len(visited)], visited)
-    assert (rows[len(visited) :] == -1).all()
-    whole = kind.get(dense.y_vectors).reshape(45, 7)
-    np.testing.assert_array_equal(kind.get(found.values)[: len(visited)], whole[visited])
-    assert not np.delete(whole, visited, axis=0).any() and found.bias is None
-    assert (sparse.bias is None) == (dense.bias is None) == (not bias)
+    check_rows(kind, found, kind.get(dense.y_vectors).reshape(45, 7), visited, n_places)
+    assert (sparse.bias is None) == (dense.bias is None) == (not bias) and found.bias is None
     for one, other in zip((sparse.x, *sparse[1::2]), (dense.x, *dense[1::2]), strict=True):
         if one is not None:
             np.testing.assert_array_equal(kind.get(one), kind.get(other))
@@ -192,24 +130,7 @@ def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, kind):
 
 @pytest.mark.parametrize("lead", [(), (0,), (2, 0, 3), (2, 3)])
 def test_any_leading_axes(lead, kind):
-    given = Problem(kind, (9, 7, 3, 2, "gelu", int(np.prod(lead)), True), "float32", seed=1)
-    assert given.clear.all()
-    flat, flat_trace = given.forward(return_trace=True)
-    flat_grads = given.backward(flat_trace)
-    given.x, given.grad_y = given.x.reshape((*lead, 9)), given.grad_y.reshape((*lead, 7))
-    out = kind.put(np.full((*lead, 7), np.nan, np.float32))
-    y, trace = given.forward(out=out, return_trace=True)
-    assert y is out
-    grads = given.backward(trace)
-    for found, expected, shape in (
-        (y, flat, (7,)),
-        (trace.scores, flat_trace.scores, (2, 3)),
-        (trace.leaves, flat_trace.leaves, (2,)),
-        (grads.x, flat_grads.x, (9,)),
-    ):
-        assert tuple(found.shape) == (*lead, *shape)
-        np.testing.assert_array_equal(kind.get(found).ravel(), kind.get(expected).ravel())
-    np.testing.assert_array_equal(kind.get(grads.planes), kind.get(flat_grads.planes))
+    check_leading_axes(Problem, kind, lead)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # of the simulator, which runs NumPy
@@ -228,73 +149,22 @@ def test_values_that_are_not_finite_stay_in_their_sample(form, kind, monkeypatch
     assert np.isfinite(kind.get(given.backward(trace).x)[others]).all()
 
 
-X, Y = np.ones((5, 3), np.float32), np.ones((5, 2), np.float32)
 PLANES, VECTORS = fffnb.init_flat(3, 2, depth=4)
-BIAS = np.zeros((1, 4), np.float32)
-HOST_TRACE = fffnb.flat_forward(X, PLANES, VECTORS, bias=BIAS, return_trace=True)[1]
-
-
-class Layer:
-    """Good arguments of one kind."""
-
-    def __init__(self, kind):
-        self.kind, self.put = kind, kind.put
-        arrays = {"x": X, "planes": PLANES, "y_vectors": VECTORS, "bias": BIAS}
-        self.given = {name: kind.put(array) for name, array in arrays.items()}
-        y, self.trace = fffnb.flat_forward(**self.given, return_trace=True)
-        self.expected = kind.get(y)
-
-    def refuses(self, function, arguments, error, words):
-        with pytest.raises(error, match=words.format(self.kind.name)):
-            function(**arguments)
-        found = self.kind.get(fffnb.flat_forward(**self.given))
-        np.testing.assert_array_equal(found, self.expected)
-
+GOOD = {
+    "x": np.ones((5, 3), np.float32),
+    "planes": PLANES,
+    "y_vectors": VECTORS,
+    "bias": np.zeros((1, 4), np.float32),
+}
+Y = np.ones((5, 2), np.float32)
+HOST_TRACE = fffnb.flat_forward(**GOOD, return_trace=True)[1]
 
 FORWARD = {
-    "host x": (lambda put: {"x": X}, TypeError, "x must be a {} .* got numpy.ndarray"),
-    "host planes": (lambda put: {"planes": PLANES}, TypeError, "y_vectors must be a numpy.ndarray"),
+    **refusals(GOOD, "planes"),
     "patterns": (
         lambda put: {"y_vectors": put(np.ones((1, 64, 2), np.float32))},
         ValueError,
         r"y_vectors must have shape \(1, 15, n_out\) with rows of nodes, .* got \(1, 64, 2\)",
-    ),
-    "host y_vectors": (
-        lambda put: {"y_vectors": VECTORS},
-        TypeError,
-        "y_vectors must be a {} .* got",
-    ),
-    "host bias": (lambda put: {"bias": BIAS}, TypeError, "bias must be a {} .* got numpy.ndarray"),
-    "host out": (lambda put: {"out": Y.copy()}, TypeError, "out must be a {} .* got numpy.ndarray"),
-    "float64 x": (
-        lambda put: {"x": put(X, "float64")},
-        TypeError,
-        "x must have the dtype of planes, float32, got float64",
-    ),
-    "int planes": (
-        lambda put: {"planes": put(PLANES, "int32")},
-        TypeError,
-        "planes must be one of float32, float64, float16, bfloat16, got int32",
-    ),
-    "float64 y_vectors": (
-        lambda put: {"y_vectors": put(VECTORS, "float64")},
-        TypeError,
-        "y_vectors must have the dtype of planes, float32, got float64",
-    ),
-    "float64 bias": (
-        lambda put: {"bias": put(BIAS, "float64")},
-        TypeError,
-        "bias must be float32 for planes of float32, got float64",
-    ),
-    "strided planes": (
-        lambda put: {"planes": strided(put, PLANES)},
-        ValueError,
-        "planes must be C-contiguous on the GPU",
-    ),
-    "strided y_vectors": (
-        lambda put: {"y_vectors": strided(put, VECTORS)},
-        ValueError,
-        "y_vectors must be C-contiguous on the GPU",
     ),
     "2-D planes": (
         lambda put: {"planes": put(PLANES[0])},
@@ -311,25 +181,18 @@ FORWARD = {
         ValueError,
         "x must have 3 columns like planes, got 4",
     ),
-    "bias shape": (
-        lambda put: {"bias": put(BIAS[0])},
-        ValueError,
-        r"bias must have shape \(1, 4\) .* got \(4,\)",
-    ),
-    "out shape": (
-        lambda put: {"out": put(X)},
-        ValueError,
-        r"out must have shape \(5, 2\) .* got \(5, 3\)",
-    ),
-    "activations": (lambda put: {"activation": ["relu"]}, ValueError, "activation must be one of"),
 }
 
 
+@pytest.fixture
+def good(kind):
+    return Good(kind, fffnb.flat_forward, GOOD)
+
+
 @pytest.mark.parametrize("case", FORWARD)
-def test_forward_refuses(case, kind):
+def test_forward_refuses(case, good):
     change, *refusal = FORWARD[case]
-    layer = Layer(kind)
-    layer.refuses(fffnb.flat_forward, {**layer.given, **change(kind.put)}, *refusal)
+    good.refuses(lambda: good.forward(**change(good.put)), *refusal)
 
 
 BACKWARD = {
@@ -372,25 +235,25 @@ BACKWARD = {
 
 
 @pytest.mark.parametrize("case", BACKWARD)
-def test_backward_refuses(case, kind):
+def test_backward_refuses(case, good):
     change, *refusal = BACKWARD[case]
-    layer = Layer(kind)
-    given = {name: layer.given[name] for name in ("x", "planes", "y_vectors")}
-    given |= {"grad_y": kind.put(Y), "trace": layer.trace, **change(layer)}
-    layer.refuses(fffnb.flat_backward, given, *refusal)
+    given = {name: good.given[name] for name in ("x", "planes", "y_vectors")}
+    given |= {"grad_y": good.put(Y), "trace": good.trace, **change(good)}
+    good.refuses(lambda: fffnb.flat_backward(**given), *refusal)
 
 
 native = pytest.mark.skipif(kinds.SIMULATED, reason="needs a GPU")
 
 
 @native
-def test_out_must_not_overlap_an_input(kind):
-    layer, room = Layer(kind), kind.put(np.ones(100, np.float32))
+def test_out_must_not_overlap_an_input(good):
+    room = good.put(np.ones(100, np.float32))
     vectors, x = room[:30].reshape((1, 15, 2)), room[40:55].reshape((5, 3))
     for change, name in (({"y_vectors": vectors}, "y_vectors"), ({"x": x}, "x")):
         out = room[28:38] if name == "y_vectors" else room[54:64]
-        given = {**layer.given, **change, "out": out.reshape((5, 2))}
-        layer.refuses(fffnb.flat_forward, given, ValueError, f"out must not overlap {name}")
+        change["out"] = out.reshape((5, 2))
+        words = f"out must not overlap {name}"
+        good.refuses(lambda change=change: good.forward(**change), ValueError, words)
 
 
 @native

@@ -2,8 +2,20 @@
 
 import kinds
 import numpy as np
+import problems
 import pytest
-from test_tree import problem, rms
+from problems import (
+    BOUND,
+    HALF_UNIT,
+    bits,
+    cases_for,
+    check,
+    check_all,
+    check_factors,
+    check_leading_axes,
+    check_rows,
+)
+from test_tree import problem
 
 import fffnb
 from fffnb import cuda
@@ -15,10 +27,6 @@ if kinds.MISSING:
     pytest.skip(kinds.MISSING, allow_module_level=True)
 
 pytestmark = pytest.mark.usefixtures("tiles")
-
-#: Of float32 and float64 for the size of the terms of a sum, else half a unit for the result.
-BOUND = {"float32": 2e-6, "float64": 1e-13}
-HALF_UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 # n_in, n_out, depth, n_trees, activation, batch, bias
 SMALL = [
@@ -46,94 +54,34 @@ LARGE = [
 
 
 def cases(tiles):
-    if tiles == "default":
-        return LARGE
-    return SMALL if kinds.SIMULATED else SMALL + SMALL_ON_GPU
+    return cases_for(tiles, SMALL, SMALL_ON_GPU, LARGE)
 
 
 def test_cases_hold_every_value_of_every_factor(tiles):
     if tiles == "default":
         pytest.skip("these cases are for small tiles")
-    *_, n_trees, activation, batch, bias = map(set, zip(*SMALL, strict=True))
-    assert activation == set(ACTIVATIONS)
-    assert n_trees == {1, 2, 3}
-    assert bias == {True, False}
-    lengths = {cuda.tree.vector_length("float32", *case[:2]) for case in SMALL}
-    assert lengths == {1, 2, 4}
-    for groups in (cuda.tree.MIX_GROUPS, cuda.tree.SLOPE_GROUPS, cuda.steps.CHUNKS):
-        assert {cuda.tree.by_batch(groups, size) for size in batch} == set(groups.values())
+    tables = cuda.tree.MIX_GROUPS, cuda.tree.SLOPE_GROUPS, cuda.steps.CHUNKS
+    check_factors(SMALL, [slice(2)], tables)
 
 
-class Problem:
-    """A layer and a batch of one kind of arrays, without samples that may go another way."""
+class Problem(problems.Problem):
+    """A problem of trees."""
 
-    def __init__(self, kind, case, dtype, seed=0):
-        n_in, n_out, depth, n_trees, self.activation, batch, with_bias = case
-        real = "float64" if dtype == "float64" else "float32"
-        host = problem(n_in, n_out, depth, n_trees, batch, real, bias=with_bias, seed=seed)
-        x, nodes, bias, grad_y = host
-        x, nodes, grad_y = (kinds.round_to(array, dtype) for array in (x, nodes, grad_y))
-        truth = reference.forward(x, nodes, bias, self.activation)
-        self.clear = ~truth.ambiguous(np.finfo(real).eps)
-        x, grad_y = x[self.clear], grad_y[self.clear]
-        self.host = x, nodes, bias, grad_y
-        self.x, self.nodes, self.grad_y = (kind.put(a, dtype) for a in (x, nodes, grad_y))
-        self.bias = kind.put(bias) if with_bias else None
-
-    def forward(self, **options):
-        return fffnb.fff_forward(
-            self.x, self.nodes, bias=self.bias, activation=self.activation, **options
-        )
-
-    def backward(self, trace, **options):
-        return fffnb.fff_backward(self.grad_y, self.x, self.nodes, trace, **options)
-
-    def truth(self):
-        """Return leaves, results, and the sizes of their terms."""
-        x, nodes, bias, grad_y = self.host
-        run = reference.forward(x, nodes, bias, self.activation)
-        grads = reference.backward(grad_y, x, nodes, bias, self.activation)
-        sizes = reference.backward(grad_y, x, nodes, bias, self.activation, absolute=True)
-        size = reference.forward_size(x, nodes, bias, self.activation)
-        return run, (run.y, *grads), (size, *sizes)
+    forward_op = staticmethod(fffnb.fff_forward)
+    backward_op = staticmethod(fffnb.fff_backward)
+    draw, reference, parameters = staticmethod(problem), reference, ("nodes",)
 
 
-def check(kind, case, dtype, seed):
-    """Compare forward and backward of one case; return counts of samples and unclear ones.
-
-    Forward passes of each form are right, and backward passes of the trace that is chosen.
-    """
-    given = Problem(kind, case, dtype, seed)
-    run, right, sizes = given.truth()
-    for form in (*cuda.tree.FORMS, None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fffnb.cuda.tree.forced", form)
-            y, trace = given.forward(return_trace=True)
-        np.testing.assert_array_equal(kind.get(trace.leaves), run.leaves)
-        if dtype in BOUND:
-            assert rms(kind.get(y) - right[0]) <= BOUND[dtype] * rms(sizes[0]), (case, form)
-    results = y, *given.backward(trace)
-    for found, expected, size in zip(results, right, sizes, strict=True):
-        if found is None:
-            assert given.bias is None
-            continue
-        assert isinstance(found, kind.type)
-        found = kind.get(found)
-        assert found.shape == expected.shape
-        if dtype in BOUND:
-            assert found.dtype == dtype
-            assert rms(found - expected) <= BOUND[dtype] * rms(size), case
-        else:
-            assert rms(found - expected) <= HALF_UNIT[dtype] * rms(expected) + 1e-9, case
-    return len(given.clear), np.sum(~given.clear)
+def settings():
+    """Return the forms of the forward pass; that of the last is chosen."""
+    return [("fffnb.cuda.tree.forced", form) for form in (*cuda.tree.FORMS, None)]
 
 
 @pytest.mark.parametrize("dtype", BOUND)
 def test_equals_the_reference(dtype, kind, tiles):
-    counts = [check(kind, case, dtype, seed) for seed, case in enumerate(cases(tiles))]
-    samples, unclear = np.sum(counts, axis=0)
-    assert samples == sum(case[5] for case in cases(tiles))
-    assert unclear <= 0.01 * samples
+    check_all(
+        (Problem(kind, case, dtype, seed) for seed, case in enumerate(cases(tiles))), settings()
+    )
 
 
 @pytest.mark.parametrize("dtype", HALF_UNIT)
@@ -141,13 +89,13 @@ def test_sixteen_bits_are_as_good_as_their_rounding(dtype, kind, tiles):
     if dtype not in kind.dtypes:
         pytest.skip(f"a {kind.name} holds no {dtype}")
     for seed, case in enumerate([cases(tiles)[k] for k in (1, 2, 3)]):
-        check(kind, case, dtype, seed)
+        check(Problem(kind, case, dtype, seed), settings())
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_each_activation_with_and_without_bias(activation, with_bias, kind):
-    check(kind, (4, 8, 3, 1, activation, 9, with_bias), "float64", seed=3)
+    check(Problem(kind, (4, 8, 3, 1, activation, 9, with_bias), "float64", seed=3), settings())
 
 
 def everything(kind, given):
@@ -183,14 +131,6 @@ ONE_TREE = [
 
 def few(tiles):
     return FEW if tiles == "small" else MANY
-
-
-def bits(array):
-    """Return the bits of an array, those of any NaN being the same."""
-    array = np.array(array)
-    if array.dtype.kind == "f":
-        array[np.isnan(array)] = np.nan
-    return array.view(f"i{array.itemsize}")
 
 
 @pytest.mark.parametrize("dtype", BOUND)
@@ -235,45 +175,21 @@ def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, kind):
     given = Problem(kind, (9, 7, 4, 3, "silu", batch, bias), "float32")
     _, trace = given.forward(return_trace=True)
     dense, sparse = given.backward(trace), given.backward(trace, sparse=True)
-    found = sparse.nodes
-    rows, count = kind.get(found.rows), kind.get(found.count)
+    found, n_places = sparse.nodes, 3 * sum(min(2**level, batch) for level in range(4))
     visited = np.flatnonzero(given.truth()[0].mask.any(axis=1))
-    assert rows.shape == (3 * sum(min(2**level, batch) for level in range(4)),)
-    np.testing.assert_array_equal(count, [len(visited)])
-    np.testing.assert_array_equal(rows[: len(visited)], visited)
-    assert (rows[len(visited) :] == -1).all()
     np.testing.assert_array_equal(kind.get(sparse.x), kind.get(dense.x))
-    pairs = [(found.values, kind.get(dense.nodes).reshape(45, 16))]
-    if bias:
-        pairs += [(part, kind.get(dense.bias).ravel()) for part in (found.bias, sparse.bias.values)]
-    else:
+    check_rows(kind, found, kind.get(dense.nodes).reshape(45, 16), visited, n_places)
+    if not bias:
         assert sparse.bias is found.bias is dense.bias is None
-    for values, whole in pairs:
-        assert isinstance(values, kind.type)
-        np.testing.assert_array_equal(kind.get(values)[: len(visited)], whole[visited])
-        assert not np.delete(whole, visited, axis=0).any()
+        return
+    for values in (found.bias, sparse.bias.values):
+        gradient = fffnb.RowGradient(found.rows, values, None, found.count)
+        check_rows(kind, gradient, kind.get(dense.bias).ravel(), visited, n_places)
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (0,), (2, 3), (2, 0, 3)])
 def test_any_leading_axes(lead, kind):
-    given = Problem(kind, (9, 7, 3, 2, "gelu", int(np.prod(lead)), True), "float32", seed=1)
-    assert given.clear.all()
-    flat, flat_trace = given.forward(return_trace=True)
-    flat_grads = given.backward(flat_trace)
-    given.x, given.grad_y = given.x.reshape((*lead, 9)), given.grad_y.reshape((*lead, 7))
-    y, trace = given.forward(return_trace=True)
-    grads = given.backward(trace)
-    for found, expected, shape in (
-        (y, flat, (7,)),
-        (trace.scores, flat_trace.scores, (2, 3)),
-        (trace.leaves, flat_trace.leaves, (2,)),
-        (grads.x, flat_grads.x, (9,)),
-    ):
-        assert tuple(found.shape) == (*lead, *shape)
-        np.testing.assert_array_equal(kind.get(found).ravel(), kind.get(expected).ravel())
-    np.testing.assert_array_equal(kind.get(grads.nodes), kind.get(flat_grads.nodes))
-    assert kind.get(grads.nodes).any() == bool(np.prod(lead))
-    assert kind.get(trace.leaves).dtype == np.int32
+    check_leading_axes(Problem, kind, lead)
 
 
 def test_out_receives_the_result(kind, path):
