@@ -132,21 +132,21 @@ def call(n_in, n_out, depth, batch, dtype, rule=None, sparse=False):
     _, trace = tree_cuda.forward(kind, x, nodes, *options, return_trace=True)
     tree_cuda.forward(kind, x, nodes, *options, return_trace=False)
     if rule is None:
-        tree_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
+        tree_cuda.backward(kind, grad_y, x, nodes, trace, None, sparse)
     else:
         given = rule_for(rule, nodes.shape, dtype), bias, rule_for(rule, bias.shape, dtype)
-        tree_cuda.backward_update(kind, grad_y, x, nodes, trace, *given)
+        tree_cuda.backward_update(kind, grad_y, x, nodes, trace, *given, None)
 
 
-def call_flat(n_in, n_out, depth, batch, dtype):
+def call_flat(n_in, n_out, depth, batch, dtype, rows="nodes"):
     """Call forward and backward of the flat form."""
     kind, real = Nowhere(), "float64" if dtype == "float64" else "float32"
     x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
     planes, bias = Array((1, depth, n_in), dtype), Array((1, depth), real)
-    y_vectors = Array((1, 2**depth - 1, n_out), dtype)
+    y_vectors = Array((1, fffnb.nodes.count_flat_rows(depth, rows), n_out), dtype)
     options = bias, "gelu", None
     _, trace = flat_cuda.forward(kind, x, planes, y_vectors, *options, return_trace=True)
-    flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, sparse=False)
+    flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, trace.scores, sparse=False)
 
 
 compiled = {}
@@ -175,13 +175,16 @@ def stray(kernel, code):
     return found
 
 
+#: Vector loads of bfloat16.
+BF16 = r"v4\.[bu]32"
+
 CASES = {
     "few samples": ((768, 768, 12, 128, "float32"), r"v4\.f32"),
     "few samples, rows": ((768, 768, 12, 128, "float32", None, True), r"v4\.f32"),
     "many samples, SGD": ((768, 768, 12, 16384, "float32", "sgd"), r"v4\.f32"),
     "many samples, momentum": ((768, 768, 12, 16384, "float32", "momentum"), r"v4\.f32"),
     "many samples, AdamW": ((768, 768, 12, 16384, "float32", "adamw"), r"v4\.f32"),
-    "bfloat16": ((768, 768, 12, 16384, "bfloat16"), r"v4\.[bu]32"),
+    "bfloat16": ((768, 768, 12, 16384, "bfloat16"), BF16),
     "float64": ((768, 768, 8, 16384, "float64"), r"v2\.f64"),
     "even width": ((770, 770, 8, 128, "float32"), r"v2\.f32"),
     "odd width": ((767, 769, 8, 128, "float32"), None),
@@ -208,7 +211,7 @@ def test_rows_are_loaded_as_vectors_and_stay_in_registers(case, started):
 
 FLAT = {
     "few samples": ((768, 768, 12, 128, "float32"), "walk", r"v4\.f32"),
-    "many samples": ((4096, 64, 12, 16384, "bfloat16"), "descend", r"v4\.[bu]32"),
+    "patterns, many samples": ((4096, 64, 12, 16384, "bfloat16", "patterns"), "descend", BF16),
 }
 
 
@@ -216,7 +219,7 @@ FLAT = {
 def test_the_flat_form_loads_vectors_and_stays_in_registers(case, started):
     arguments, form, vectors = FLAT[case]
     call_flat(*arguments)
-    moving = form, "mix", "step_chunks"
+    moving = form, "mix", "slopes", "step_chunks"
     kernels = {kernel: ptx(kernel) for kernel in started if name_of(kernel) in moving}
     assert {name_of(kernel) for kernel in kernels} == set(moving)
     for kernel, code in kernels.items():
@@ -286,6 +289,8 @@ def test_the_cache_tells_kernels_apart(started, monkeypatch, forget_kernels):
         call(12, 8, 4, 300, "float32", "sgd")
         call(12, 8, 4, 300, "float64", "adamw")
         call(12, 8, 4, 300, "float32", sparse=True)
+        for rows in fffnb.nodes.FLAT_ROWS:
+            call_flat(12, 12, 4, 600, "float32", rows)
         kernels = dict.fromkeys(started)
         return {cache.key_of(kernel.body, kernel.types(), "sm_90"): kernel for kernel in kernels}
 

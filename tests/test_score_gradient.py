@@ -1,14 +1,15 @@
-"""A gradient of scores, added in the backward pass of the tree."""
+"""A gradient of scores, added in the backward pass of the tree and of the flat form."""
 
 from functools import partial
 
 import numpy as np
 import pytest
 from test_flat import LAYOUTS
+from test_flat import problem as flat_problem
 from test_tree import BOUND, problem, rms
 
 import fffnb
-from fffnb.reference import tree
+from fffnb.reference import flat, tree
 
 SGD = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0}
 
@@ -112,7 +113,7 @@ def test_any_layout_and_leading_axes_of_an_added_gradient(layout):
     assert none.x.shape == (0, 4, 9) and not none.nodes.any()
 
 
-def test_an_added_gradient_that_does_not_fit_is_refused(monkeypatch):
+def test_an_added_gradient_that_does_not_fit_is_refused():
     x, nodes, _, grad_y, trace = traced((3, 2, 3, 1, 5))
     rule = fffnb.UpdateRule("sgd", SGD, {})
 
@@ -127,5 +128,41 @@ def test_an_added_gradient_that_does_not_fit_is_refused(monkeypatch):
     refused(scores.tolist(), TypeError, "grad_scores must be a numpy.ndarray, got builtins.list")
     refused(scores.astype("f4"), TypeError, "grad_scores must have the dtype of nodes, float64")
     refused(scores[:4], ValueError, r"grad_scores must have shape \(5, 1, 3\) .* got \(4, 1, 3\)")
-    monkeypatch.setattr("fffnb.ops.tree.kind_of", lambda array: "a device")
-    refused(scores, TypeError, "grad_scores must be None where nodes are on a GPU, .* a ndarray")
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", "nodes"), ("float64", "patterns")])
+def test_an_added_gradient_of_the_flat_form_equals_the_reference(dtype, rows):
+    x, *layer, bias, grad_y = flat_problem(9, 7, 4, 2, 40, dtype, seed=7, rows=rows)
+    clear = ~flat.forward(x, *layer, bias).ambiguous(np.finfo(dtype).eps)
+    x, grad_y = x[clear], grad_y[clear]
+    options = {"bias": bias, "activation": "gelu"}
+    _, trace = fffnb.flat_forward(x, *layer, **options, return_trace=True)
+    added = np.random.default_rng(8).standard_normal(trace.scores.shape).astype(dtype)
+    grads = fffnb.flat_backward(grad_y, x, *layer, trace, grad_scores=added)
+    dense = on_paths(added, flat.forward(x, *layer, bias).mask)
+    expected = flat.backward(grad_y, x, *layer, **options, added=dense)
+    sizes = flat.backward(grad_y, x, *layer, **options, added=dense, absolute=True)
+    for found, right, size in zip(grads, expected, sizes, strict=True):
+        assert rms(found - right) <= BOUND[dtype] * rms(size)
+    rule, before = fffnb.UpdateRule("sgd", SGD, {}), [array.copy() for array in (*layer, bias)]
+    grad_x = fffnb.flat_backward_update(
+        *(grad_y, x, *layer, trace, rule, rule),
+        **{"bias": bias, "bias_rule": rule, "grad_scores": added},
+    )
+    np.testing.assert_array_equal(grad_x, grads.x)
+    for array, was, gradient in zip((*layer, bias), before, grads[1:], strict=True):
+        np.testing.assert_allclose(array, was - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="grad_scores must have shape"):
+        fffnb.flat_backward(grad_y, x, *layer, trace, grad_scores=added[1:])
+    with pytest.raises(TypeError, match="grad_scores must have the dtype of planes"):
+        fffnb.flat_backward(grad_y, x, *layer, trace, grad_scores=added.astype("f2"))
+
+
+def test_an_empty_batch_of_the_flat_form_steps_nothing():
+    x, *layer, _, grad_y = flat_problem(3, 2, 3, 1, 0, "float32")
+    before = [array.copy() for array in layer]
+    _, trace = fffnb.flat_forward(x, *layer, return_trace=True)
+    rule = fffnb.UpdateRule("sgd", {**SGD, "weight_decay": 0.1}, {})
+    assert fffnb.flat_backward_update(grad_y, x, *layer, trace, rule, rule).shape == (0, 3)
+    for array, was in zip(layer, before, strict=True):
+        np.testing.assert_array_equal(array, was)

@@ -67,11 +67,22 @@ def backward(
     scores: Array,
     leaves: Array,
     grad_x: Array,
+    *,
+    grad_scores: Array | None = None,
 ) -> tree.Visits:
-    """Write grad_x (batch, n_in) and return the visits of the rows, which have no x vectors."""
-    patterns = has_patterns(y_vectors, scores.shape[2])
+    """Write grad_x (batch, n_in) and return the visits of the rows, which have no x vectors.
+
+    `grad_scores` as for the tree.
+    """
     visits = tree.backward(
-        grad_y, y_vectors, activation, scores, leaves, grad_x[:, :0], patterns=patterns
+        grad_y,
+        y_vectors,
+        activation,
+        scores,
+        leaves,
+        grad_x[:, :0],
+        patterns=has_patterns(y_vectors, scores.shape[2]),
+        grad_scores=grad_scores,
     )
     if len(scores) > 0:
         work, table = tree.work_of(scores, grad_x), planes.reshape(-1, grad_x.shape[1])

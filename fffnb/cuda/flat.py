@@ -1,6 +1,7 @@
 """The flat form on the GPU: the kernels of `flat_walk` score, those of the tree mix and sum.
 
-As in `tree`. A layer comes in two halves: `planes` has no outputs, `vectors` no inputs.
+As in `tree`. A layer comes in two halves: `planes`, with rows of levels, has no outputs, `vectors`,
+with rows of nodes or of patterns, no inputs.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def forward(
 
 
 def backward(
-    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int
+    planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int, *, adds: bool
 ) -> Callable[..., Visits]:
     """Return run(...), the first half of a backward pass made ready.
 
-    ``run(call, grad_y, x, y_vectors, scores, leaves, grad_x, planes)`` writes grad_x (batch, n_in)
-    and returns the visits of which `steps` takes the rows, those of planes by level.
+    ``run(call, grad_y, x, y_vectors, scores, leaves, grad_x, planes, added)`` does what that of the
+    tree does; `steps` takes the rows of both halves.
     """
-    return tree_backward(vectors, batch, n_trees, device, planes)
+    return tree_backward(vectors, batch, n_trees, device, planes, adds=adds)
 
 
 @functools.lru_cache(KEPT)

@@ -1,7 +1,7 @@
 """The forward pass of the flat form: scores of planes that all samples share, one for each level.
 
 Arrays are flat, as in `tree_walk`, but that planes (n_trees, depth, n_in) and y_vectors (n_trees,
-n_nodes, n_out) are apart, and bias is (n_trees, depth).
+n_rows, n_out) are apart, and bias is (n_trees, depth).
 
 No score waits for another. A block of `walk` takes one sample of a few: its teams share the columns
 of all planes, and then those of the y rows on the path. A team of `descend` takes several of many
@@ -14,6 +14,7 @@ from numba import cuda, int64
 
 from .launch import Kernel
 from .layer import BLOCK, FEWEST, Layer, team_of
+from .paths import paths_of
 from .simt import REAL, dot_of, peek, poke, row_movers, share_of
 from .team import team_sum, team_sums
 from .tree_walk import activate
@@ -46,7 +47,8 @@ def walk(planes, vectors, traces):
     fetch_x, _ = row_movers(planes.kind, planes.n_in, planes.length, threads, share_in)
     fetch_y, put_y = row_movers(planes.kind, vectors.n_out, vectors.length, threads, share_out)
     dot, total = dot_of(planes.kind, share_in, planes.length), team_sum(planes.kind, lanes, teams)
-    n_in, n_out, depth, n_nodes = planes.n_in, vectors.n_out, planes.depth, planes.n_nodes
+    n_in, n_out, depth = planes.n_in, vectors.n_out, planes.depth
+    shift_of, row_of = paths_of(vectors.rows)
     activation, has_bias, n_parts = planes.activation, planes.has_bias, teams * depth
     ahead = min(depth, max(1, READ // share_in))
     n_rows = ahead * share_in
@@ -87,14 +89,16 @@ def walk(planes, vectors, traces):
                 if traces:
                     scores[visit + level] = score
             cuda.syncthreads()
-            node = int64(0)
+            leaf = int64(0)
             for level in range(depth):
-                fetch_y(vectors, (t * n_nodes + node) * n_out, 0, thread, outputs, 0)
+                leaf = 2 * leaf + (1 if peek(found, level) > 0 else 0)
+            for level in range(depth):
+                row = row_of(t, depth, level, leaf >> shift_of(depth, level))
+                fetch_y(vectors, row * n_out, 0, thread, outputs, 0)
                 for j in range(share_out):
                     sums[j] = cuda.fma(peek(coefs, level), outputs[j], sums[j])
-                node = 2 * node + (2 if peek(found, level) > 0 else 1)
             if traces and thread == 0:
-                leaves[sample * n_trees + t] = node - n_nodes
+                leaves[sample * n_trees + t] = leaf
         put_y(y, sample * n_out, 0, thread, sums, 0)
 
     signature = ("stored", "stored", "stored", "real", "real", "int32", "stored", "int")

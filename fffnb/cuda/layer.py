@@ -27,6 +27,7 @@ class Layer(NamedTuple):
     activation: int
     has_bias: bool
     length: int  # numbers of one load, of x, nodes and y alike
+    rows: str = "nodes"  # what a table has rows of: see `paths_of`
 
     @property
     def width(self) -> int:
@@ -37,6 +38,13 @@ class Layer(NamedTuple):
     def n_nodes(self) -> int:
         """Nodes of a tree."""
         return (1 << self.depth) - 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a tree."""
+        return {"nodes": self.n_nodes, "levels": self.depth}.get(
+            self.rows, self.depth << self.depth
+        )
 
 
 def team_of(n: int, share: int = SHARE) -> tuple[int, int]:

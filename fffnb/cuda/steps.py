@@ -45,21 +45,24 @@ def store(unused: Operand) -> Rule:
     return Rule.of(STORE, (unused, unused, unused), ())
 
 
-def n_places(depth: int, batch: int, n_trees: int) -> int:
+def n_places(layer: Layer, batch: int, n_trees: int) -> int:
     """Return how many rows a batch may visit."""
-    return n_trees * sum(min(1 << level, batch) for level in range(depth))
+    most = {"levels": [1] * layer.depth, "patterns": [1 << layer.depth] * layer.depth}
+    on_levels = most.get(layer.rows, [1 << level for level in range(layer.depth)])
+    return n_trees * sum(min(n, batch) for n in on_levels)
 
 
 @functools.lru_cache(KEPT)
-def list_visits(depth: int, batch: int, n_trees: int, device: int) -> Callable[..., Operand]:
+def list_visits(layer: Layer, batch: int, n_trees: int, device: int) -> Callable[..., Operand]:
     """Return run(call, keys, rows, count), which lists the visited rows.
 
     It returns the place of each sample's rows among them.
     """
-    number = number_runs(RUN_BLOCK).bind(device, (depth, n_trees, 1), RUN_BLOCK)
+    depth, rows = layer.depth, layer.rows
+    number = number_runs(rows, RUN_BLOCK).bind(device, (depth, n_trees, 1), RUN_BLOCK)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
-    listed = list_rows(LIST_BLOCK).bind(device, grid, LIST_BLOCK)
-    n_runs, places = n_trees * depth, n_places(depth, batch, n_trees)
+    listed = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK)
+    n_runs, places = n_trees * depth, n_places(layer, batch, n_trees)
 
     def run(call: Call, keys: Operand, rows: Operand, count: Operand) -> Operand:
         slots, counts = call.take(n_runs * batch, "int64"), call.take(n_runs, "int64")
@@ -72,23 +75,23 @@ def list_visits(depth: int, batch: int, n_trees: int, device: int) -> Callable[.
 
 @functools.lru_cache(KEPT)
 def step_visited(
-    layer: Layer, batch: int, n_trees: int, device: int, kind: int, by: str
+    layer: Layer, batch: int, n_trees: int, device: int, kind: int, by_slot: bool
 ) -> Callable[..., None]:
     """Return run(call, visits, table, bias, rule, slots), which steps the visited rows of a table.
 
-    `bias` receives its gradient. Rows go `by` "node", "slot" or "level": see `step_chunks`.
+    `bias` receives its gradient. Rows may go `by_slot`: see `step_chunks`.
     """
     real, depth = real_of(layer.kind), layer.depth
     chunk = fitting_chunk(layer, by_batch(CHUNKS, batch))
     n_chunks = -(-batch // chunk)
     n_parts = 2 * n_trees * n_chunks * depth * n_columns(layer)
-    kernel, threads = step_chunks(layer, kind, chunk, by)
+    kernel, threads = step_chunks(layer, kind, chunk, by_slot)
     grid = (n_chunks, chunk_columns(layer, chunk)[0], n_trees)
     chunks = kernel.bind(device, grid, threads)
-    kernel, threads, blocks = step_parts(layer, kind, chunk, by)
+    kernel, threads, blocks = step_parts(layer, kind, chunk, by_slot)
     parts = kernel.bind(device, (n_chunks, n_trees * depth, blocks), threads)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
-    count = count_visits(LIST_BLOCK).bind(device, grid, LIST_BLOCK)
+    count = count_visits(layer.rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK)
 
     def run(
         call: Call, visits: Visits, table: Operand, bias: Operand, rule: Rule, slots: Operand
@@ -109,12 +112,12 @@ def step_visited(
 def step_bias(
     layer: Layer, batch: int, n_trees: int, device: int, kind: int
 ) -> Callable[..., None]:
-    """Return run(call, keys, bias, gradient, rule), which steps the bias of each visited node.
+    """Return run(call, keys, bias, gradient, rule), which steps the bias of each visited row.
 
-    `gradient` has one number for each node.
+    `gradient` has one number for each row.
     """
-    n_rows = n_places(layer.depth, batch, n_trees)
-    listed = list_visits(layer.depth, batch, n_trees, device)
+    n_rows = n_places(layer, batch, n_trees)
+    listed = list_visits(layer, batch, n_trees, device)
     step = step_rows(layer.kind, 1, n_rows, 1, device, kind, False)
 
     def run(call: Call, keys: Operand, bias: Operand, gradient: Operand, rule: Rule) -> None:

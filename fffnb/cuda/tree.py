@@ -148,28 +148,35 @@ def _sweep(layer: Layer, batch: int, device: int) -> Callable[..., None]:
 
 @functools.lru_cache(KEPT)
 def backward(
-    layer: Layer, batch: int, n_trees: int, device: int, planes: Layer | None = None
+    layer: Layer,
+    batch: int,
+    n_trees: int,
+    device: int,
+    planes: Layer | None = None,
+    *,
+    adds: bool = False,
 ) -> Callable[..., Visits]:
     """Return run(...), the first half of a backward pass made ready.
 
-    ``run(call, grad_y, x, nodes, scores, leaves, grad_x, table)`` writes grad_x (batch, n_in) and
-    returns the visits of which `steps` takes the rows. Where a layer of `planes` has the x vectors,
-    one for each level, `table` are these, else the nodes.
+    ``run(call, grad_y, x, nodes, scores, leaves, grad_x, table, added)`` writes grad_x
+    (batch, n_in) and returns the visits of which `steps` takes the rows. Where a layer of `planes`
+    has the x vectors, one for each level, `table` are these, else the nodes. If it `adds`, `added`,
+    shaped like the scores, is part of their gradient.
     """
     sort = sort_by_leaf(batch, n_trees, layer.n_nodes, device)
     n_scores, real = batch * n_trees * layer.depth, real_of(layer.kind)
-    kernel, threads, samples = slopes(layer, fitting_group(layer, by_batch(SLOPE_GROUPS, batch)))
+    group = fitting_group(layer, by_batch(SLOPE_GROUPS, batch))
+    kernel, threads, samples = slopes(layer, group, adds)
     slope = kernel.bind(device, (-(-batch // samples), n_trees, 1), threads)
-    own, by = (layer, "node") if planes is None else (planes, "level")
-    group = by_batch(MIX_GROUPS, batch)
-    kernel, threads, samples = mix(own, group, by)
+    own, group = planes or layer, by_batch(MIX_GROUPS, batch)
+    kernel, threads, samples = mix(own, group)
     n_slices, _ = slices(own.n_in, own.length, group)
     mixed = kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)
 
     def run(call: Call, *arrays: Operand) -> Visits:
-        grad_y, x, nodes, scores, leaves, grad_x, table = arrays
+        grad_y, x, nodes, scores, leaves, grad_x, table, added = arrays
         keys, found = sort(call, leaves), call.take(n_scores, real)
-        slope(call.stream, keys, scores, grad_y, nodes, found, batch, n_trees)
+        slope(call.stream, keys, scores, grad_y, nodes, added, found, batch, n_trees)
         mixed(call.stream, keys, leaves, found, table, grad_x, batch, n_trees)
         return Visits(keys, found, scores, x, grad_y)
 

@@ -14,6 +14,7 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import Layer, team_of
 from .order import SAMPLE
+from .paths import paths_of
 from .simt import REAL, dot_of, row_movers, share_of
 from .team import team_sum
 from .tree_walk import derivative
@@ -31,17 +32,20 @@ def fitting_group(layer: Layer, group: int) -> int:
 
 
 @functools.cache
-def slopes(layer, group):
-    """Return the kernel that writes the gradient of each score; a team takes `group` samples."""
+def slopes(layer, group, adds):
+    """Return the kernel that writes the gradient of each score; a team takes `group` samples.
+
+    If it `adds`, `added`, shaped like the scores, is part of the gradient.
+    """
     lanes, teams = team_of(layer.n_out)
     share = share_of(layer.n_out, layer.length, lanes)
     fetch, _ = row_movers(layer.kind, layer.n_out, layer.length, lanes, share)
     dot = dot_of(layer.kind, share, layer.length)
     total, real, mask = team_sum(layer.kind, lanes, teams), REAL[layer.kind], SAMPLE
     n_in, n_out, width, depth = layer.n_in, layer.n_out, layer.width, layer.depth
-    n_nodes, activation, n_grads = layer.n_nodes, layer.activation, group * share
+    activation, n_grads, (shift_of, row_of) = layer.activation, group * share, paths_of(layer.rows)
 
-    def body(keys, scores, grad_y, nodes, out, batch, n_trees):
+    def body(keys, scores, grad_y, nodes, added, out, batch, n_trees):
         t, lane = cuda.blockIdx.y, cuda.threadIdx.x % lanes
         first = (cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes) * group
         grads = cuda.local.array(n_grads, real)
@@ -56,15 +60,18 @@ def slopes(layer, group):
         for level in range(depth):
             last = int64(-1)
             for g in range(group):
-                node = (1 << level) - 1 + (leaves[g] >> (depth - level))
-                if node != last:
-                    fetch(nodes, (t * n_nodes + node) * width + n_in, 0, lane, row, 0)
-                    last = node
+                at = row_of(t, depth, level, leaves[g] >> shift_of(depth, level))
+                if at != last:
+                    fetch(nodes, at * width + n_in, 0, lane, row, 0)
+                    last = at
                 slope = dot(grads, g * share, row, 0)
                 slope = total(slope, (level * group + g) % 2)
                 if lane == 0 and first + g < batch:
                     visit = (samples[g] * n_trees + t) * depth + level
-                    out[visit] = slope * derivative(activation, scores[visit])
+                    slope *= derivative(activation, scores[visit])
+                    if adds:
+                        slope += added[visit]
+                    out[visit] = slope
 
-    signature = ("int64", "real", "stored", "stored", "real", "int", "int")
+    signature = ("int64", "real", "stored", "stored", "real", "real", "int", "int")
     return Kernel(body, layer.kind, signature), lanes * teams, teams * group

@@ -15,6 +15,7 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import BLOCK, FEWEST
 from .order import SAMPLE
+from .paths import paths_of
 from .simt import REAL, helper, peek, poke, row_movers
 from .tree_walk import activate
 
@@ -33,16 +34,15 @@ def slices(n: int, length: int, group: int) -> tuple[int, int]:
 
 
 @functools.cache
-def mix(layer, group, by="node", forward=False):
+def mix(layer, group, forward=False):
     """Return the kernel that writes grad_x (batch, n_in); a team takes `group` samples.
 
-    A visit has the row of its node, or, `by` "level", that of its level, (n_trees, depth) of them.
     The `forward` kernel writes y (batch, n_out) from y rows, and takes scores instead of slopes.
     """
     n, offset = (layer.n_out, layer.n_in) if forward else (layer.n_in, 0)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
-    n_nodes, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
-    activation, by_level = layer.activation, by == "level"
+    last_leaf, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
+    activation, (shift_of, row_of) = layer.activation, paths_of(layer.rows)
     _, share = slices(n, length, group)
     fetch, put = row_movers(layer.kind, n, length, lanes, share)
     ahead = AHEAD if group == 1 else 1
@@ -55,14 +55,6 @@ def mix(layer, group, by="node", forward=False):
         if forward:
             return i
         return keys[i] & mask
-
-    @helper
-    def row_of(leaves, visit, t, level):
-        """Return the row of a sample on a level of a tree."""
-        if by_level:
-            return t * depth + level
-        leaf = leaves[visit] & n_nodes  # what is no leaf stays within the tree
-        return t * n_nodes + (1 << level) - 1 + (leaf >> (depth - level))
 
     def body(keys, leaves, slopes, nodes, out, batch, n_trees):
         weights = cuda.shared.array(n_room, real)
@@ -82,7 +74,9 @@ def mix(layer, group, by="node", forward=False):
                 weight = slopes[visit * depth + level]
                 if forward:
                     weight = real(activate(activation, weight))
-                poke(starts, base + i, row_of(leaves, visit, t, level) * width + offset)
+                leaf = leaves[visit] & last_leaf  # what is no leaf stays within the tree
+                row = row_of(t, depth, level, leaf >> shift_of(depth, level))
+                poke(starts, base + i, row * width + offset)
                 poke(weights, base + i, weight)
             cuda.syncthreads()
             for level in range(0, depth, ahead):

@@ -18,6 +18,7 @@ from numba import cuda, int32, int64
 from .launch import Kernel
 from .layer import FEWEST, Layer
 from .order import SAMPLE
+from .paths import paths_of
 from .simt import BYTES, REAL, helper, mover, peek, poke, real_of
 from .tree_walk import activate
 from .update import RULE, row_step
@@ -65,44 +66,47 @@ def chunk_columns(layer: Layer, chunk: int) -> tuple[int, int]:
 
 
 @functools.cache
-def rows_of(layer, by):
-    """Return leaf_of(key) and row_of(slots, batch, t, level, i, leaf) of the i-th sample.
+def visits_of(layer, by_slot):
+    """Return leaf_of(key), shift_of(level) and row_of(slots, batch, t, level, i, leaf).
 
-    Its row is that which `step_chunks` says; where samples share rows `by` "level", so they do if
-    all end in the first leaf.
+    The latter is the row of the i-th sample, as `step_chunks` says; see `paths_of`. Samples that
+    share the rows of all levels do so as if all ended in the first leaf.
     """
-    depth, n_nodes = layer.depth, layer.n_nodes
+    depth, shared = layer.depth, layer.rows == "levels"
+    shift, row = paths_of(layer.rows)
 
     @helper
     def leaf_of(key):
-        if by == "level":
+        if shared:
             return int64(0)
         return key >> 32
 
     @helper
-    def row_of(slots, batch, t, level, i, leaf):
-        if by == "slot":
-            return slots[(t * depth + level) * batch + i]
-        if by == "level":
-            return int64(t * depth + level)
-        return t * n_nodes + (1 << level) - 1 + (leaf >> (depth - level))
+    def shift_of(level):
+        return shift(depth, level)
 
-    return leaf_of, row_of
+    @helper
+    def row_of(slots, batch, t, level, i, leaf):
+        if by_slot:
+            return slots[(t * depth + level) * batch + i]
+        return int64(row(t, depth, level, leaf >> shift(depth, level)))
+
+    return leaf_of, shift_of, row_of
 
 
 @functools.cache
-def step_chunks(layer, rule, chunk, by):
+def step_chunks(layer, rule, chunk, by_slot):
     """Return the kernel that steps the rows whose visits lie in one chunk.
 
     The other rows go to `parts`. The gradient of the bias is stored. A visit has the row of `table`
-    of its node, or, `by` "slot", the one that `slots` (n_trees, depth, batch) tells, or, `by`
-    "level", the one that all samples of a tree share on its level.
+    that its leaf tells, or, `by_slot`, the one that `slots` (n_trees, depth, batch) tells.
     """
     load, _ = mover(layer.kind, layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
     _, put_part = mover(real_of(layer.kind), layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
-    leaf_of, row_of = rows_of(layer, by)
+    leaf_of, _, row_of = visits_of(layer, by_slot)
+    patterns = layer.rows == "patterns"
     n_in, n_out, mask = layer.n_in, layer.n_out, SAMPLE
     activation, stride = layer.activation, n_columns(layer)
     _, threads = chunk_columns(layer, chunk)
@@ -113,7 +117,7 @@ def step_chunks(layer, rule, chunk, by):
     @helper
     def first_other(leaf, other):
         """Return the first level on which two leaves have different rows; -1 is no leaf."""
-        if leaf < 0 or other < 0:
+        if leaf < 0 or other < 0 or (patterns and leaf != other):
             return int64(0)
         return depth - 31 + int64(cuda.clz(int32(leaf ^ other)))
 
@@ -242,12 +246,12 @@ def step_chunks(layer, rule, chunk, by):
 
 
 @functools.cache
-def step_parts(layer, rule, chunk, by):
+def step_parts(layer, rule, chunk, by_slot):
     """Return the kernel that steps the rows that several chunks share."""
     load_part, _ = mover(real_of(layer.kind), layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
-    (leaf_of, row_of), stride = rows_of(layer, by), n_columns(layer)
+    (leaf_of, shift_of, row_of), stride = visits_of(layer, by_slot), n_columns(layer)
     shares, few, ahead = PARTS, FEW_PARTS, 2 * AHEAD
     threads = FEWEST * PARTS
     blocks = -(-stride // (threads * layer.length))
@@ -279,7 +283,7 @@ def step_parts(layer, rule, chunk, by):
         level, stop, start = cuda.blockIdx.y % depth, (c + 1) * chunk, t * batch
         if stop >= batch:
             return
-        shift, leaf = depth - level, leaf_of(keys[start + stop - 1])
+        shift, leaf = shift_of(level), leaf_of(keys[start + stop - 1])
         node = leaf >> shift
         begun = c > 0 and leaf_of(keys[start + c * chunk - 1]) >> shift == node
         if begun or leaf_of(keys[start + stop]) >> shift != node:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..init import init_flat
 from ..nodes import default_depth
-from ..ops.device import kind_of
 from ..ops.flat import flat_backward, flat_backward_update, flat_forward
 from .form_layer import TreeLayer
-from .layer import Array, Layer
-from .optimizer import Optimizer
+from .layer import Array
 
 
 class FlatFFF(TreeLayer):
@@ -91,11 +89,3 @@ class FlatFFF(TreeLayer):
         self.neurons = self.n_trees * y_vectors.shape[1]
         self.neurons_read = self.n_trees * self.depth
         self._hold((planes, y_vectors), bias)
-
-    def backward_update(
-        self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
-    ) -> Array:
-        """Step planes and visited y vectors; on a GPU after the backward pass, not in it."""
-        if kind_of(self.planes) is None:
-            return super().backward_update(grad_y, trace, optimizer, prefix)
-        return Layer.backward_update(self, grad_y, trace, optimizer, prefix)

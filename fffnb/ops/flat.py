@@ -25,7 +25,7 @@ from .arrays import (
     output_for,
     unlocked,
 )
-from .device import check_host, kind_of
+from .device import kind_of
 from .flat_trace import (
     FlatGradients,
     FlatTrace,
@@ -35,7 +35,7 @@ from .flat_trace import (
     check_flat_width,
 )
 from .rules import RowGradient, UpdateRule
-from .trace import activation_code, as_paths, check_paths, new_paths, with_lead
+from .trace import activation_code, added_scores, as_paths, check_paths, new_paths, with_lead
 from .update import check_bias_rule, kernel_rule
 
 
@@ -120,7 +120,7 @@ def flat_forward(
     their levels.
 
     If `planes` is an array on a GPU, so must the others be, as for `fff_forward`; there the bits
-    are not those of `fff_forward`, and y vectors are those of nodes.
+    are not those of `fff_forward`.
 
     Examples
     --------
@@ -163,6 +163,7 @@ def flat_backward(
     y_vectors: Array,
     trace: FlatTrace,
     *,
+    grad_scores: Array | None = None,
     sparse: bool = False,
 ) -> FlatGradients:
     """Return the gradients of `flat_forward`; the choice of the path has none.
@@ -175,6 +176,8 @@ def flat_backward(
         The arguments of the forward pass.
     trace : FlatTrace
         What the forward pass returned; it knows the activation and whether there was a bias.
+    grad_scores : ndarray, dtype of x, shape of trace.scores, optional
+        As that of `fff_backward`.
     sparse : bool, default False
         Return the gradient of the y vectors as `RowGradient`, which holds the visited ones alone:
         at most batch · depth · n_trees, however many there are. Planes and biases are few, and
@@ -211,8 +214,9 @@ def flat_backward(
     """
     kind = kind_of(planes)
     if kind is not None:
-        return flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, sparse)
-    grad_x, samples, grad_samples, visits = _backward(grad_y, x, planes, y_vectors, trace)
+        return flat_cuda.backward(kind, grad_y, x, planes, y_vectors, trace, grad_scores, sparse)
+    given = grad_y, x, planes, y_vectors, trace, grad_scores
+    grad_x, samples, grad_samples, visits = _backward(*given)
     grad_planes, grad_bias = cpu.flat.gather_planes(
         samples, visits, planes.shape, has_bias=trace.has_bias
     )
@@ -232,11 +236,13 @@ def flat_backward_update(
     *,
     bias: Array | None = None,
     bias_rule: UpdateRule | None = None,
+    grad_scores: Array | None = None,
 ) -> Array:
     """Take an optimiser step on planes and visited y vectors, in place; return the gradient of x.
 
     The same as `flat_backward` with ``sparse=True`` followed by the steps, without storing the
-    gradient of the y vectors. All planes and biases are stepped, as all samples meet them.
+    gradient of the y vectors. All planes and biases are stepped, as all samples meet them; an empty
+    batch meets none.
 
     Parameters
     ----------
@@ -252,6 +258,8 @@ def flat_backward_update(
         The bias of the forward pass, updated in place by `bias_rule`; without it the bias stays.
     bias_rule : UpdateRule, optional
         The step for the bias; given with `bias` or not at all.
+    grad_scores : ndarray, dtype of x, shape of trace.scores, optional
+        As that of `fff_backward`.
 
     Returns
     -------
@@ -275,7 +283,12 @@ def flat_backward_update(
     (5, 3)
     """
     check_bias_rule(bias, bias_rule)
-    check_host("planes", planes, "the fused step of the flat form runs")
+    kind = kind_of(planes)
+    if kind is not None:
+        rules = planes_rule, y_vectors_rule, bias, bias_rule
+        return flat_cuda.backward_update(  # type: ignore[no-any-return]
+            kind, grad_y, x, planes, y_vectors, trace, *rules, grad_scores
+        )
     planes, y_vectors = _check_parameters(planes, y_vectors)
     check_writeable("planes", planes)
     check_writeable("y_vectors", y_vectors)
@@ -286,7 +299,10 @@ def flat_backward_update(
             raise ValueError("bias must be None, as the forward pass of this trace had no bias")
         check_writeable("bias", _check_bias(bias, planes))
         bias_step = kernel_rule(bias_rule, bias, 1, "bias_rule")
-    grad_x, samples, grad_samples, visits = _backward(grad_y, x, planes, y_vectors, trace)
+    given = grad_y, x, planes, y_vectors, trace, grad_scores
+    grad_x, samples, grad_samples, visits = _backward(*given)
+    if len(samples) == 0:
+        return grad_x
     grad_planes, grad_bias = cpu.flat.gather_planes(
         samples, visits, planes.shape, has_bias=bias is not None
     )
@@ -298,7 +314,12 @@ def flat_backward_update(
 
 
 def _backward(
-    grad_y: Array, x: Array, planes: Array, y_vectors: Array, trace: FlatTrace
+    grad_y: Array,
+    x: Array,
+    planes: Array,
+    y_vectors: Array,
+    trace: FlatTrace,
+    grad_scores: Array | None,
 ) -> tuple[Array, Array, Array, cpu.tree.Visits]:
     """Check the arguments of a backward pass; return grad_x, x and grad_y as batches, visits."""
     planes, y_vectors = _check_parameters(planes, y_vectors)
@@ -318,6 +339,7 @@ def _backward(
         ACTIVATIONS.index(trace.activation),
         *as_paths(trace.scores, trace.leaves, len(samples)),
         grad_x,
+        grad_scores=added_scores(grad_scores, trace.scores, len(samples), "planes"),
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits
 

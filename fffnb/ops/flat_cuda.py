@@ -16,19 +16,24 @@ from .flat_trace import (
     check_flat_trace,
     check_flat_width,
 )
+from .rules import UpdateRule
 from .running import Running
 from .trace import activation_code
-from .tree_cuda import fill_with_zeros, gather, run_forward, store_rows
+from .tree_cuda import fill_with_zeros, gather, run_forward, step_rows, store_rows
 from .views import (
     KEPT,
     Plan,
     Table,
     check_bias,
+    check_bias_step,
+    check_device_rule,
     check_floats,
+    check_grad_scores,
     check_out,
     check_paths,
     check_samples,
     check_shaped,
+    check_updatable,
     offset_of,
 )
 
@@ -46,6 +51,7 @@ class FlatPlan(Plan):
     ) -> None:
         super().__init__(planes, lead, planes.shape[2], y_vectors_shape[2], activation, has_bias)
         self.y_vectors_shape = y_vectors_shape
+        self.rows = "patterns" if y_vectors_shape[1] == planes.depth << planes.depth else "nodes"
         self.sizes["y_vectors"] = BYTES[planes.dtype] * math.prod(y_vectors_shape)
 
     def halves(self, of_x: tuple[Any, ...], of_y: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -56,8 +62,9 @@ class FlatPlan(Plan):
         offsets = offset_of(*of_x), offset_of(*of_y)
         halves: tuple[Any, Any] | None = self.layers.get(offsets)
         if halves is None:
-            planes = self.constants(self.n_in, 0, offsets[0])
-            vectors = self.constants(0, self.n_out, offsets[1])._replace(has_bias=False)
+            planes = self.constants(self.n_in, 0, offsets[0])._replace(rows="levels")
+            vectors = self.constants(0, self.n_out, offsets[1])
+            vectors = vectors._replace(has_bias=False, rows=self.rows)
             halves = self.layers[offsets] = planes, vectors
         return halves
 
@@ -105,31 +112,106 @@ def backward(
     planes: Any,
     y_vectors: Any,
     trace: FlatTrace,
+    grad_scores: Any,
     sparse: bool,
 ) -> FlatGradients:
     """Do what `flat_backward` says."""
-    check_flat_trace(trace)
-    given = grad_y, x, planes, y_vectors, trace.scores, trace.leaves
-    plan = backward_plan(kind, *map(kind.facts, given), trace.activation, trace.has_bias)
-    table, at = plan.table, kind.address
-    check_flat_origin(trace, table.shape, plan.y_vectors_shape)
+    given = grad_y, x, planes, y_vectors, trace, grad_scores
+    plan = _planned(kind, *given)
+    table = plan.table
     grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, planes)
     grad_planes = kind.empty(table.shape, table.dtype, planes)
     grad_bias = kind.empty(table.shape[:2], plan.real, planes) if trace.has_bias else None
-    layer, vectors = plan.halves((at(x), at(planes), at(grad_x)), (at(y_vectors), at(grad_y)))
     with Running(kind, planes, table.device) as call:
-        visits = None
+        layer, vectors, visits = _visits(call, kind, plan, *given, grad_x)
         if plan.batch > 0:
-            run = cuda.flat.backward(layer, vectors, plan.batch, table.shape[0], table.device)
-            paths = at(trace.scores), at(trace.leaves)
-            visits = run(call, at(grad_y), at(x), at(y_vectors), *paths, at(grad_x), at(planes))
-            store_rows(call, plan, layer, visits, grad_planes, grad_bias, "level", visits.keys)
+            store_rows(call, plan, layer, visits, grad_planes, grad_bias)
         else:
             fill_with_zeros(call, grad_planes, table.n_bytes)
             if grad_bias is not None:
                 fill_with_zeros(call, grad_bias, table.n_rows * BYTES[plan.real])
         grad_vectors, _ = gather(call, plan, vectors, visits, sparse)
     return FlatGradients(grad_x, grad_planes, grad_vectors, grad_bias)
+
+
+def backward_update(
+    kind: Kind,
+    grad_y: Any,
+    x: Any,
+    planes: Any,
+    y_vectors: Any,
+    trace: FlatTrace,
+    planes_rule: UpdateRule,
+    y_vectors_rule: UpdateRule,
+    bias: Any,
+    bias_rule: UpdateRule | None,
+    grad_scores: Any,
+) -> Any:
+    """Do what `flat_backward_update` says."""
+    given = grad_y, x, planes, y_vectors, trace, grad_scores
+    plan = _planned(kind, *given)
+    table, shape = plan.table, plan.y_vectors_shape
+    check_updatable("planes", table.dtype)
+    of_planes = check_device_rule(planes_rule, "planes_rule", planes, table.shape, kind)
+    of_vectors = check_device_rule(y_vectors_rule, "y_vectors_rule", y_vectors, shape, kind)
+    of_bias = check_bias_step(kind, table, trace.has_bias, bias, bias_rule)
+    grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, planes)
+    if plan.batch == 0:
+        return grad_x
+    states = (of_planes.first, of_planes.second), (of_vectors.first, of_vectors.second)
+    with Running(kind, planes, table.device) as call:
+        layer, vectors, visits = _visits(call, kind, plan, *given, grad_x, *states)
+        step_rows(call, plan, vectors, visits, kind.address(y_vectors), of_vectors)
+        step_rows(call, plan, layer, visits, kind.address(planes), of_planes, *of_bias)
+    return grad_x
+
+
+def _planned(
+    kind: Kind,
+    grad_y: Any,
+    x: Any,
+    planes: Any,
+    y_vectors: Any,
+    trace: FlatTrace,
+    grad_scores: Any,
+) -> FlatPlan:
+    """Return the plan of a backward pass."""
+    check_flat_trace(trace)
+    given = grad_y, x, planes, y_vectors, trace.scores, trace.leaves
+    plan = backward_plan(kind, *map(kind.facts, given), trace.activation, trace.has_bias)
+    check_flat_origin(trace, plan.table.shape, plan.y_vectors_shape)
+    check_grad_scores(kind, plan, grad_scores)
+    return plan
+
+
+def _visits(
+    call: Running,
+    kind: Kind,
+    plan: FlatPlan,
+    grad_y: Any,
+    x: Any,
+    planes: Any,
+    y_vectors: Any,
+    trace: FlatTrace,
+    grad_scores: Any,
+    grad_x: Any,
+    of_planes: tuple[Any, ...] = (),
+    of_vectors: tuple[Any, ...] = (),
+) -> tuple[Any, Any, Any]:
+    """Write grad_x, and return both halves of the layer and the visits, None of an empty batch.
+
+    The kernels of a half also move what lies at the addresses of the state of its rule.
+    """
+    at, adds = kind.address, grad_scores is not None
+    of_x = at(x), at(planes), at(grad_x), *of_planes
+    layer, vectors = plan.halves(of_x, (at(y_vectors), at(grad_y), *of_vectors))
+    if plan.batch == 0:
+        return layer, vectors, None
+    place = plan.batch, plan.table.shape[0], plan.table.device
+    run = cuda.flat.backward(layer, vectors, *place, adds=adds)
+    added = grad_scores if adds else trace.scores
+    arrays = grad_y, x, y_vectors, trace.scores, trace.leaves, grad_x, planes, added
+    return layer, vectors, run(call, *map(at, arrays))
 
 
 @functools.lru_cache(KEPT)
@@ -176,7 +258,7 @@ def _tables(kind: Kind, planes: Any, y_vectors: Any) -> tuple[Table, tuple[int, 
         raise TypeError(
             f"y_vectors must have the dtype of planes, {found.dtype}, got {vectors.dtype}"
         )
-    n_trees, depth, n_in = check_flat_shapes(found.shape, vectors.shape, ("nodes",))
+    n_trees, depth, n_in = check_flat_shapes(found.shape, vectors.shape)
     return Table("planes", (n_trees, depth, n_in), found.dtype, depth, device), vectors.shape
 
 

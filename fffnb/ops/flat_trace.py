@@ -57,24 +57,19 @@ class FlatGradients(NamedTuple):
     bias: Array | None
 
 
-def check_flat_shapes(
-    planes: tuple[int, ...], y_vectors: tuple[int, ...], kinds: tuple[str, ...] = FLAT_ROWS
-) -> tuple[int, int, int]:
-    """Return the shape of planes, (n_trees, depth, n_in), with which y vectors make a forest.
-
-    These are of one of the `kinds` that `init_flat` knows.
-    """
+def check_flat_shapes(planes: tuple[int, ...], y_vectors: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape of planes, (n_trees, depth, n_in), with which y vectors make a forest."""
     if len(planes) != 3 or 0 in planes or planes[1] > MAX_DEPTH:
         raise ValueError(
             f"planes must be 3-D (n_trees, depth, n_in), not empty, of at most {MAX_DEPTH} levels, "
             f"got {planes}"
         )
     n_trees, depth, n_in = planes
-    shapes = [(n_trees, count_flat_rows(depth, rows)) for rows in kinds]
+    shapes = [(n_trees, count_flat_rows(depth, rows)) for rows in FLAT_ROWS]
     if len(y_vectors) != 3 or y_vectors[:2] not in shapes or y_vectors[2] == 0:
         wanted = [
             f"({trees}, {n_rows}, n_out) with rows of {rows}"
-            for (trees, n_rows), rows in zip(shapes, kinds, strict=True)
+            for (trees, n_rows), rows in zip(shapes, FLAT_ROWS, strict=True)
         ]
         raise ValueError(
             f"y_vectors must have shape {' or '.join(wanted)}, and n_out >= 1, "

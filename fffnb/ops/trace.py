@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import buffers
 from ..activations import ACTIVATIONS
-from .arrays import Array, check_native, check_shape, unlocked
+from .arrays import Array, as_batch, check_native, check_rows, check_shape, unlocked
 from .rules import RowGradient
 
 
@@ -105,6 +105,18 @@ def as_paths(scores: Array, leaves: Array, batch: int) -> tuple[Array, Array]:
         unlocked(scores).reshape(batch, *scores.shape[-2:]),
         unlocked(leaves).reshape(batch, leaves.shape[-1]),
     )
+
+
+def added_scores(grad_scores: Array | None, scores: Array, batch: int, table: str) -> Array | None:
+    """Return a gradient of the scores of a trace as kernels take it, with one batch axis.
+
+    `table` names the array that has its dtype.
+    """
+    if grad_scores is None:
+        return None
+    grad_scores = check_rows("grad_scores", grad_scores, scores.dtype, table)
+    check_shape("grad_scores", grad_scores, scores.shape, "that of trace.scores")
+    return as_batch(grad_scores).reshape(batch, *scores.shape[-2:])
 
 
 def check_paths(

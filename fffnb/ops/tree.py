@@ -34,6 +34,7 @@ from .trace import (
     Gradients,
     Trace,
     activation_code,
+    added_scores,
     as_paths,
     check_trace,
     new_paths,
@@ -179,7 +180,7 @@ def fff_backward(
         What the forward pass returned; it knows the activation and whether there was a bias.
     grad_scores : ndarray, dtype of x, shape of trace.scores, optional
         Gradient of what the loss holds of the scores themselves, as `balance_loss` gives it; added
-        to that through the output. On the CPU alone.
+        to that through the output.
     sparse : bool, default False
         Return the gradients of nodes and bias as `RowGradient`, which holds the visited rows
         alone: at most batch · depth · n_trees, however many nodes there are.
@@ -217,8 +218,7 @@ def fff_backward(
     """
     kind = kind_of(nodes)
     if kind is not None:
-        _refuse_on_device(grad_scores)
-        return tree_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
+        return tree_cuda.backward(kind, grad_y, x, nodes, trace, grad_scores, sparse)
     grad_x, samples, grad_samples, visits = _backward(grad_y, x, nodes, trace, grad_scores)
     rows, grad_bias = visits.rows, visits.bias_gradient if trace.has_bias else None
     values = cpu.tree.gather(samples, grad_samples, visits, nodes.shape, sparse=sparse)
@@ -289,9 +289,8 @@ def fff_backward_update(
     check_bias_rule(bias, bias_rule)
     kind = kind_of(nodes)
     if kind is not None:
-        _refuse_on_device(grad_scores)
         return tree_cuda.backward_update(  # type: ignore[no-any-return]
-            kind, grad_y, x, nodes, trace, rule, bias, bias_rule
+            kind, grad_y, x, nodes, trace, rule, bias, bias_rule, grad_scores
         )
     nodes, _ = check_nodes(nodes)
     check_writeable("nodes", nodes)
@@ -321,10 +320,6 @@ def _backward(
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
     check_trace(trace, lead, n_in, nodes, depth)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
-    if grad_scores is not None:
-        grad_scores = check_rows("grad_scores", grad_scores, nodes.dtype)
-        check_shape("grad_scores", grad_scores, trace.scores.shape, "that of trace.scores")
-        grad_scores = as_batch(grad_scores).reshape(len(samples), len(nodes), depth)
     grad_x = buffers.empty((len(samples), n_in), nodes.dtype)
     visits = cpu.tree.backward(
         grad_samples,
@@ -332,15 +327,6 @@ def _backward(
         ACTIVATIONS.index(trace.activation),
         *as_paths(trace.scores, trace.leaves, len(samples)),
         grad_x,
-        grad_scores=grad_scores,
+        grad_scores=added_scores(grad_scores, trace.scores, len(samples), "nodes"),
     )
     return grad_x.reshape(x.shape), samples, grad_samples, visits
-
-
-def _refuse_on_device(grad_scores: Array | None) -> None:
-    """Refuse a gradient of scores, which GPU kernels cannot add."""
-    if grad_scores is not None:
-        raise TypeError(
-            "grad_scores must be None where nodes are on a GPU, as it is added on the CPU alone, "
-            f"got a {type(grad_scores).__name__}"
-        )

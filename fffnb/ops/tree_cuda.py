@@ -13,8 +13,9 @@ from .trace import Gradients, Trace, activation_code, check_origin
 from .views import (
     Plan,
     backward_plan,
-    check_bias,
+    check_bias_step,
     check_device_rule,
+    check_grad_scores,
     check_updatable,
     forward_plan,
     offset_of,
@@ -79,12 +80,14 @@ def run_forward(
     return out, scores, leaves
 
 
-def backward(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, sparse: bool) -> Gradients:
+def backward(
+    kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, grad_scores: Any, sparse: bool
+) -> Gradients:
     """Do what `fff_backward` says."""
-    plan = _planned(kind, grad_y, x, nodes, trace)
+    plan = _planned(kind, grad_y, x, nodes, trace, grad_scores)
     grad_x = kind.empty((*plan.lead, plan.n_in), plan.table.dtype, nodes)
     with Running(kind, nodes, plan.table.device) as call:
-        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x)
+        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_scores, grad_x)
         return Gradients(grad_x, *gather(call, plan, layer, visits, sparse))
 
 
@@ -94,10 +97,10 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
     If they are `sparse`, these are row gradients. There are no visits where the batch is empty.
     """
     kind, like, device = call.kind, call.like, call.device
-    batch, n_trees, depth = plan.batch, plan.table.shape[0], layer.depth
-    lead: tuple[int, ...] = (n_trees, layer.n_nodes)
+    batch, n_trees = plan.batch, plan.table.shape[0]
+    lead: tuple[int, ...] = (n_trees, layer.n_rows)
     if sparse:
-        lead = (cuda.steps.n_places(depth, batch, n_trees),)
+        lead = (cuda.steps.n_places(layer, batch, n_trees),)
         rows, count = kind.empty(lead, "int64", like), kind.empty((1,), "int64", like)
         fill_with_zeros(call, count, BYTES["int64"])
     values = kind.empty((*lead, layer.width), layer.kind, like)
@@ -108,11 +111,11 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
         if bias is not None:
             fill_with_zeros(call, bias, n_rows * BYTES[plan.real])
     if batch > 0:
-        slots = visits.keys
+        slots = None
         if sparse:
-            listed = cuda.steps.list_visits(depth, batch, n_trees, device)
+            listed = cuda.steps.list_visits(layer, batch, n_trees, device)
             slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
-        store_rows(call, plan, layer, visits, values, bias, "slot" if sparse else "node", slots)
+        store_rows(call, plan, layer, visits, values, bias, slots)
     if not sparse:
         return values, bias
     of_bias = None if bias is None else RowGradient(rows, bias, None, count)
@@ -120,21 +123,38 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
 
 
 def store_rows(
+    call: Running, plan: Plan, layer: Any, visits: Any, values: Any, bias: Any, slots: Any = None
+) -> None:
+    """Write the gradients of visited rows and of their biases, by slots where these are given."""
+    target = call.kind.address(values)
+    biases = target if bias is None else call.kind.address(bias)
+    rule, place = cuda.steps.store(visits.keys), (plan.batch, plan.table.shape[0], call.device)
+    step = cuda.steps.step_visited(layer, *place, rule.kind, slots is not None)
+    step(call, visits, target, biases, rule, visits.keys if slots is None else slots)
+
+
+def step_rows(
     call: Running,
     plan: Plan,
     layer: Any,
     visits: Any,
-    values: Any,
-    bias: Any,
-    by: str,
-    slots: Any,
+    table: Any,
+    rule: Any,
+    bias: Any = None,
+    bias_rule: Any = None,
 ) -> None:
-    """Write the gradients of visited rows and of their biases; rows go `by` node, slot or level."""
-    target = call.kind.address(values)
-    biases = target if bias is None else call.kind.address(bias)
-    rule, n_trees = cuda.steps.store(visits.keys), plan.table.shape[0]
-    step = cuda.steps.step_visited(layer, plan.batch, n_trees, call.device, rule.kind, by)
-    step(call, visits, target, biases, rule, slots)
+    """Step the visited rows of a table and, if there is a bias, theirs; both are addresses."""
+    place = plan.batch, plan.table.shape[0], call.device
+    gradient = visits.keys
+    if bias is None:
+        layer = layer._replace(has_bias=False)
+    else:
+        gradient = call.take(plan.table.n_rows, plan.table.dtype)
+    step = cuda.steps.step_visited(layer, *place, rule.kind, False)
+    step(call, visits, table, gradient, rule, visits.keys)
+    if bias is not None:
+        step = cuda.steps.step_bias(layer, *place, bias_rule.kind)
+        step(call, visits.keys, bias, gradient, bias_rule)
 
 
 def fill_with_zeros(call: Running, array: Any, n_bytes: int) -> None:
@@ -151,35 +171,21 @@ def backward_update(
     rule: UpdateRule,
     bias: Any,
     bias_rule: UpdateRule | None,
+    grad_scores: Any,
 ) -> Any:
     """Do what `fff_backward_update` says."""
-    plan = _planned(kind, grad_y, x, nodes, trace)
-    table, biases = plan.table, None
+    plan = _planned(kind, grad_y, x, nodes, trace, grad_scores)
+    table = plan.table
     check_updatable("nodes", table.dtype)
     nodes_rule = check_device_rule(rule, "rule", nodes, table.shape, kind)
-    if bias is not None and bias_rule is not None:
-        if not trace.has_bias:
-            raise ValueError("bias must be None, as the forward pass of this trace had no bias")
-        check_bias(kind.facts(bias), kind, table)
-        biases = kind.address(bias)
-        biases_rule = check_device_rule(bias_rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
+    of_bias = check_bias_step(kind, table, trace.has_bias, bias, bias_rule)
     grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes)
     if plan.batch == 0:
         return grad_x
     with Running(kind, nodes, table.device) as call:
         state = nodes_rule.first, nodes_rule.second
-        layer, visits = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_x, *state)
-        place = plan.batch, table.shape[0], table.device
-        gradient = visits.keys
-        if biases is None:
-            layer = layer._replace(has_bias=False)
-        else:
-            gradient = call.take(table.n_rows, table.dtype)
-        step = cuda.steps.step_visited(layer, *place, nodes_rule.kind, "node")
-        step(call, visits, kind.address(nodes), gradient, nodes_rule, visits.keys)
-        if biases is not None:
-            step = cuda.steps.step_bias(layer, *place, biases_rule.kind)
-            step(call, visits.keys, biases, gradient, biases_rule)
+        found = _visits(call, kind, plan, grad_y, x, nodes, trace, grad_scores, grad_x, *state)
+        step_rows(call, plan, *found, kind.address(nodes), nodes_rule, *of_bias)
     return grad_x
 
 
@@ -219,7 +225,7 @@ def update_rows(kind: Kind, parameter: Any, gradient: RowGradient, rule: UpdateR
             step(call, *arrays, own)
 
 
-def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace) -> Plan:
+def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace, grad_scores: Any) -> Plan:
     """Return the plan of a backward pass."""
     if not isinstance(trace, Trace):
         raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
@@ -227,6 +233,7 @@ def _planned(kind: Kind, grad_y: Any, x: Any, nodes: Any, trace: Trace) -> Plan:
     activation_code(trace.activation)
     plan = backward_plan(kind, *facts, trace.activation, trace.has_bias)
     check_origin(trace, plan.table.shape, plan.n_in)
+    check_grad_scores(kind, plan, grad_scores)
     return plan
 
 
@@ -238,6 +245,7 @@ def _visits(
     x: Any,
     nodes: Any,
     trace: Trace,
+    grad_scores: Any,
     grad_x: Any,
     *state: Any,
 ) -> tuple[Any, Any]:
@@ -245,10 +253,13 @@ def _visits(
 
     The layer's kernels also move what lies at the addresses of a rule's state.
     """
-    arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x, nodes
+    adds = grad_scores is not None
+    added = grad_scores if adds else trace.scores
+    arrays = grad_y, x, nodes, trace.scores, trace.leaves, grad_x, nodes, added
     addresses = [kind.address(array) for array in arrays]
     layer = plan.layer(*addresses[:3], addresses[5], *state)
     if plan.batch == 0:
         return layer, None
-    run = cuda.tree.backward(layer, plan.batch, plan.table.shape[0], plan.table.device)
+    place = plan.batch, plan.table.shape[0], plan.table.device
+    run = cuda.tree.backward(layer, *place, adds=adds)
     return layer, run(call, *addresses)

@@ -186,6 +186,31 @@ def check_device_rule(
     return steps.Rule.of(steps.SGD, (unused, unused, unused), numbers)
 
 
+def check_bias_step(
+    kind: Kind, table: Table, has_bias: bool, bias: Any, rule: UpdateRule | None
+) -> tuple[Any, Any]:
+    """Return the address of a bias that is to be stepped and its rule, or None twice."""
+    if bias is None or rule is None:
+        return None, None
+    if not has_bias:
+        raise ValueError("bias must be None, as the forward pass of this trace had no bias")
+    check_bias(kind.facts(bias), kind, table)
+    own = check_device_rule(rule, "bias_rule", bias, (*table.shape[:2], 1), kind)
+    return kind.address(bias), own
+
+
+def check_grad_scores(kind: Kind, plan: Plan, grad_scores: Any) -> None:
+    """Refuse a gradient of scores that does not fit those of a plan."""
+    if grad_scores is None:
+        return
+    table = plan.table
+    found = view("grad_scores", kind.facts(grad_scores), kind, table.device)
+    if found.dtype != plan.real:
+        raise TypeError(f"grad_scores must have dtype {plan.real}, got {found.dtype}")
+    shape = (*plan.lead, table.shape[0], table.depth)
+    check_shaped("grad_scores", found, shape, "that of trace.scores")
+
+
 def _table(kind: Kind, nodes: Any) -> Table:
     """Return nodes with their depth and device."""
     depth = check_nodes_shape(tuple(nodes[0]))

@@ -60,16 +60,17 @@ def backward(
     bias: Array | None = None,
     activation: str = "identity",
     *,
+    added: Array | float = 0.0,
     absolute: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
     """Return grad_x, grad_planes, grad_y_vectors and grad_bias; the choice of the path has none.
 
-    With `absolute`, return the sums of the absolute terms instead: the scale of an error.
+    `added` and `absolute` are those of the tree.
     """
     nodes, biases = nodes_of(planes, y_vectors), biases_of(bias, y_vectors)
     follow = _follow(planes, y_vectors)
     grad_x, grad_nodes, grad_biases = tree.backward(
-        grad_y, x, nodes, biases, activation, absolute=absolute, follow=follow
+        grad_y, x, nodes, biases, activation, added=added, absolute=absolute, follow=follow
     )
     n_trees, depth, n_in = planes.shape
     grad_planes, grad_bias = np.zeros(planes.shape), np.zeros((n_trees, depth))

@@ -5,6 +5,7 @@ import re
 import kinds
 import numpy as np
 import pytest
+from test_score_gradient import on_paths
 from test_tree import rms
 
 from fffnb import cuda
@@ -101,6 +102,17 @@ def check_all(problems, settings):
     assert unclear <= 0.01 * samples
 
 
+def check_added(given):
+    """Compare a backward pass, to which a gradient of scores is added, with the reference."""
+    run, *_ = given.truth()
+    _, trace = given.forward(return_trace=True)
+    real = "float64" if given.dtype == "float64" else "float32"
+    values = np.random.default_rng(8).standard_normal(tuple(trace.scores.shape)).astype(real)
+    _, right, sizes = given.truth(added=on_paths(values, run.mask))
+    grads = given.backward(trace, grad_scores=given.kind.put(values))
+    compare(given, grads, right[1:], sizes[1:])
+
+
 def cases_for(tiles, small, small_on_gpu, large):
     """Return the cases for tiles of a size, where tests run."""
     if tiles == "default":
@@ -170,6 +182,11 @@ def bits(array):
     if array.dtype.kind == "f":
         array[np.isnan(array)] = np.nan
     return array.view(f"i{array.itemsize}")
+
+
+def on_device(kind, rule):
+    """Return a rule of which the state is on the device."""
+    return rule._replace(state={key: kind.put(array) for key, array in rule.state.items()})
 
 
 def strided(put, array):

@@ -11,17 +11,21 @@ from problems import (
     bits,
     cases_for,
     check,
+    check_added,
     check_all,
     check_factors,
     check_leading_axes,
     check_rows,
+    on_device,
     refusals,
     shifted,
 )
 from test_flat import problem
+from test_update import Replay, rule_for
 
 import fffnb
 from fffnb import cuda
+from fffnb.nodes import FLAT_ROWS
 from fffnb.reference import flat as reference
 
 if kinds.MISSING:
@@ -89,6 +93,70 @@ def test_sixteen_bits_are_as_good_as_their_rounding(dtype, kind, tiles):
         check(Problem(kind, case, dtype, seed=2), SETTINGS)
 
 
+#: Of y vectors for all patterns of signs.
+PATTERNS = {
+    "small": [(4, 6, 3, 2, "gelu", 7, True), (3, 5, 2, 1, "silu", 5, False)],
+    "default": [(768, 768, 8, 1, "gelu", 3000, True), (64, 66, 5, 3, "silu", 300, False)],
+}
+
+
+STEPPED = {"small": (3, 4, 2, 2, "gelu", 5, True), "default": (264, 120, 6, 2, "gelu", 2500, True)}
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+def test_patterns_equal_the_reference(dtype, kind, tiles):
+    for case in PATTERNS[tiles]:
+        check(Problem(kind, case, dtype, rows="patterns"), SETTINGS)
+
+
+@pytest.mark.parametrize("rows", FLAT_ROWS)
+def test_a_gradient_of_scores_is_added(rows, kind, tiles):
+    check_added(Problem(kind, PATTERNS[tiles][1], "float64", rows=rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("nesterov", "nodes"), ("sgd", "patterns"), ("adamw", "patterns")]
+)
+def test_fused_update_follows_the_replay(name, rows, kind, tiles):
+    """Two steps with the gradients of `flat_backward`, to which gradients of scores are added."""
+    given = Problem(kind, STEPPED[tiles], "float64", rows=rows)
+    names, (x, *host, _) = ("planes", "y_vectors", "bias"), given.host
+    widths = *(array.shape[2] for array in host[:2]), 1
+    replays = [Replay(name, *pair) for pair in zip(host, widths, strict=True)]
+    rules = [on_device(kind, rule_for(name, *pair)) for pair in zip(host, widths, strict=True)]
+    added = kind.put(np.ones((len(x), *host[2].shape)))
+    everyone = np.arange(host[2].size)
+    for _ in range(2):
+        _, trace = given.forward(return_trace=True)
+        grads = given.backward(trace, grad_scores=added, sparse=True)
+        grad_x = fffnb.flat_backward_update(
+            *(given.grad_y, given.x, given.planes, given.y_vectors, trace, *rules[:2]),
+            **{"bias": given.bias, "bias_rule": rules[2], "grad_scores": added},
+        )
+        np.testing.assert_array_equal(kind.get(grad_x), kind.get(grads.x))
+        visited, n = kind.get(grads.y_vectors.rows), kind.get(grads.y_vectors.count)[0]
+        replays[0].step(everyone, kind.get(grads.planes).reshape(-1, widths[0]))
+        replays[1].step(visited[:n], kind.get(grads.y_vectors.values)[:n])
+        replays[2].step(everyone, kind.get(grads.bias).ravel())
+    for array, replay, rule in zip(names, replays, rules, strict=True):
+        found = kind.get(getattr(given, array))
+        np.testing.assert_allclose(found.reshape(replay.rows.shape), replay.rows, atol=1e-11)
+        if name == "adamw":
+            np.testing.assert_array_equal(kind.get(rule.state["steps"]), replay.steps)
+
+
+def test_an_empty_batch_steps_nothing(kind):
+    given = Problem(kind, (6, 7, 4, 3, "silu", 0, False), "float32")
+    _, trace = given.forward(return_trace=True)
+    rules = [on_device(kind, rule_for("adamw", a, a.shape[2])) for a in given.host[1:3]]
+    layer = given.planes, given.y_vectors
+    grad_x = fffnb.flat_backward_update(given.grad_y, given.x, *layer, trace, *rules)
+    assert tuple(grad_x.shape) == (0, 6)
+    for array, was, rule in zip(layer, given.host[1:3], rules, strict=True):
+        np.testing.assert_array_equal(kind.get(array), was)
+        assert not kind.get(rule.state["steps"]).any()
+
+
 def everything(kind, given):
     """Return all results of both ops as bytes."""
     y, trace = given.forward(return_trace=True)
@@ -113,14 +181,18 @@ def test_inputs_stay_and_results_are_the_same_bits_every_time(form, kind, tiles,
         np.testing.assert_array_equal(kind.get(array), was)
 
 
-@pytest.mark.parametrize(("batch", "bias"), [(0, True), (1, False), (7, True)])
-def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, kind):
-    given = Problem(kind, (6, 7, 4, 3, "silu", batch, bias), "float32")
+@pytest.mark.parametrize(
+    ("batch", "bias", "rows"),
+    [(0, True, "nodes"), (1, False, "nodes"), (7, True, "nodes"), (6, False, "patterns")],
+)
+def test_sparse_gradients_are_the_rows_of_the_dense_ones(batch, bias, rows, kind):
+    given = Problem(kind, (6, 7, 4, 3, "silu", batch, bias), "float32", rows=rows)
     _, trace = given.forward(return_trace=True)
     dense, sparse = given.backward(trace), given.backward(trace, sparse=True)
-    found, n_places = sparse.y_vectors, 3 * sum(min(2**level, batch) for level in range(4))
+    levels = range(4) if rows == "nodes" else [4] * 4
+    found, n_places = sparse.y_vectors, 3 * sum(min(2**level, batch) for level in levels)
     visited = np.flatnonzero(given.truth()[0].mask.any(axis=1))
-    check_rows(kind, found, kind.get(dense.y_vectors).reshape(45, 7), visited, n_places)
+    check_rows(kind, found, kind.get(dense.y_vectors).reshape(-1, 7), visited, n_places)
     assert (sparse.bias is None) == (dense.bias is None) == (not bias) and found.bias is None
     for one, other in zip((sparse.x, *sparse[1::2]), (dense.x, *dense[1::2]), strict=True):
         if one is not None:
@@ -161,11 +233,6 @@ HOST_TRACE = fffnb.flat_forward(**GOOD, return_trace=True)[1]
 
 FORWARD = {
     **refusals(GOOD, "planes"),
-    "patterns": (
-        lambda put: {"y_vectors": put(np.ones((1, 64, 2), np.float32))},
-        ValueError,
-        r"y_vectors must have shape \(1, 15, n_out\) with rows of nodes, .* got \(1, 64, 2\)",
-    ),
     "2-D planes": (
         lambda put: {"planes": put(PLANES[0])},
         ValueError,
@@ -174,7 +241,7 @@ FORWARD = {
     "14 y vectors": (
         lambda put: {"y_vectors": put(VECTORS[:, :14])},
         ValueError,
-        r"y_vectors must have shape \(1, 15, n_out\) .* got \(1, 14, 2\)",
+        r"y_vectors must have shape \(1, 15, n_out\) .* or \(1, 64, n_out\) .* got \(1, 14, 2\)",
     ),
     "wide x": (
         lambda put: {"x": put(np.ones((5, 4), np.float32))},
@@ -221,6 +288,11 @@ BACKWARD = {
         ValueError,
         r"trace must come from .* \(1, 4, 3\) and \(1, 15, 2\), got one of .* \(1, 15, 3\)",
     ),
+    "grad_scores shape": (
+        lambda at: {"grad_scores": at.put(np.zeros((4, 1, 4), np.float32))},
+        ValueError,
+        r"grad_scores must have shape \(5, 1, 4\) .* got \(4, 1, 4\)",
+    ),
     "leaves shape": (
         lambda at: {"trace": at.trace._replace(leaves=at.put(HOST_TRACE.leaves[:4]))},
         ValueError,
@@ -240,6 +312,31 @@ def test_backward_refuses(case, good):
     given = {name: good.given[name] for name in ("x", "planes", "y_vectors")}
     given |= {"grad_y": good.put(Y), "trace": good.trace, **change(good)}
     good.refuses(lambda: fffnb.flat_backward(**given), *refusal)
+    rules = {f"{name}_rule": rule_for("sgd", GOOD[name], 1) for name in ("planes", "y_vectors")}
+    good.refuses(lambda: fffnb.flat_backward_update(**given, **rules), *refusal)
+
+
+STEPS = {
+    "no rule": ({"planes_rule": "sgd"}, TypeError, "planes_rule must be an UpdateRule, got str"),
+    "host state": (
+        {"y_vectors_rule": rule_for("momentum", VECTORS, 2)},
+        TypeError,
+        r"y_vectors_rule.state\['momentum'\] must be a {} .* got numpy.ndarray",
+    ),
+    "bias without its rule": (
+        {"bias_rule": None},
+        ValueError,
+        "bias and bias_rule must be given together",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_the_fused_step_refuses(case, good):
+    change, *refusal = STEPS[case]
+    rules = {f"{n}_rule": rule_for("sgd", GOOD[n], 1) for n in ("planes", "y_vectors", "bias")}
+    given = {"grad_y": good.put(Y), **good.given, "trace": good.trace, **rules, **change}
+    good.refuses(lambda: fffnb.flat_backward_update(**given), *refusal)
 
 
 native = pytest.mark.skipif(kinds.SIMULATED, reason="needs a GPU")

@@ -94,6 +94,7 @@ def test_forward_refuses(case, layer):
     layer.refuses(lambda: layer.forward(**change(layer.put)), *refusal)
 
 
+SCORES = np.zeros((5, 1, 4), np.float32)
 HOST_TRACE = fffnb.fff_forward(X, NODES, bias=BIAS, return_trace=True)[1]
 BACKWARD = {
     "host grad_y": (lambda at: {"grad_y": Y}, TypeError, "grad_y must be a {} .* numpy.ndarray"),
@@ -128,6 +129,21 @@ BACKWARD = {
         lambda at: {"trace": at.trace._replace(scores=strided(at.put, HOST_TRACE.scores))},
         ValueError,
         "trace.scores must be C-contiguous on the GPU",
+    ),
+    "host grad_scores": (
+        lambda at: {"grad_scores": SCORES},
+        TypeError,
+        "grad_scores must be a {} .* got numpy.ndarray",
+    ),
+    "float64 grad_scores": (
+        lambda at: {"grad_scores": at.put(SCORES, "float64")},
+        TypeError,
+        "grad_scores must have dtype float32, got float64",
+    ),
+    "grad_scores shape": (
+        lambda at: {"grad_scores": at.put(SCORES[:4])},
+        ValueError,
+        r"grad_scores must have shape \(5, 1, 4\) .* got \(4, 1, 4\)",
     ),
     "grad_y shape": (
         lambda at: {"grad_y": at.put(Y[:4])},

@@ -10,6 +10,7 @@ from problems import (
     bits,
     cases_for,
     check,
+    check_added,
     check_all,
     check_factors,
     check_leading_axes,
@@ -96,6 +97,13 @@ def test_sixteen_bits_are_as_good_as_their_rounding(dtype, kind, tiles):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_each_activation_with_and_without_bias(activation, with_bias, kind):
     check(Problem(kind, (4, 8, 3, 1, activation, 9, with_bias), "float64", seed=3), settings())
+
+
+@pytest.mark.parametrize("dtype", [*BOUND, "bfloat16"])
+def test_a_gradient_of_scores_is_added(dtype, kind, tiles):
+    if dtype not in kind.dtypes:
+        pytest.skip(f"a {kind.name} holds no {dtype}")
+    check_added(Problem(kind, few(tiles)[1], dtype))
 
 
 def everything(kind, given):

@@ -3,6 +3,7 @@
 import kinds
 import numpy as np
 import pytest
+from problems import on_device
 from test_tree import problem, rms
 from test_update import RULES, Replay, rule_for
 
@@ -19,10 +20,6 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 #: Of their root mean square: AdamW turns what rounding leaves of a sum near zero into a whole step.
 RMS_TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-
-
-def on_device(kind, rule):
-    return rule._replace(state={key: kind.put(array) for key, array in rule.state.items()})
 
 
 def row_gradient(kind, rows, values, tail):

@@ -1,0 +1,37 @@
+"""Which row of a table a sample meets on each level, by the leaf that it ends in.
+
+The rows of a tree are those of its nodes; or of all levels for each leaf, a pattern of signs; or
+one for each level, which all samples share.
+"""
+
+import functools
+
+from .simt import helper
+
+
+@functools.cache
+def paths_of(rows):
+    """Return shift_of(depth, level) and row_of(t, depth, level, place) of a table of `rows`.
+
+    Samples meet the same row of tree t on a level if their leaves, shifted to the right by so many
+    bits, are the same `place`.
+    """
+    by_level, by_leaf = rows == "levels", rows == "patterns"
+
+    @helper
+    def shift_of(depth, level):
+        if by_level:
+            return 31
+        if by_leaf:
+            return 0
+        return depth - level
+
+    @helper
+    def row_of(t, depth, level, place):
+        if by_level:
+            return t * depth + level
+        if by_leaf:
+            return ((t << depth) + place) * depth + level
+        return t * ((1 << depth) - 1) + (1 << level) - 1 + place
+
+    return shift_of, row_of
