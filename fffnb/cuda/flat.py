@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from .flat_walk import descend, fitting_group, walk
+from .flat_walk import Tile, descend, fitting_tile, walk
 from .launch import KEPT, Call
 from .layer import Layer
 from .tree import Operand, Visits, by_batch
@@ -21,8 +21,13 @@ __all__ = ["backward", "forward"]
 #: Samples from which the forward pass has two stages: first all scores, then all outputs.
 SWEEP_FROM = 512
 
-#: Samples that one team scores: few where the batch would not fill the device.
-GROUPS = {1: 1, 2048: 2, 8192: 4}
+#: Tiles in which samples are scored: small ones where a batch would not fill the device.
+TILES = {
+    1: Tile(group=1, reads=2, teams=8, parts=4),
+    1024: Tile(group=2, reads=2, teams=8, parts=2),
+    4096: Tile(group=2, reads=4, teams=8, parts=1),
+    8192: Tile(group=4, reads=1, teams=8, parts=1),
+}
 
 
 def forward(
@@ -68,7 +73,8 @@ def _sweep(
     planes: Layer, vectors: Layer, batch: int, n_trees: int, device: int
 ) -> Callable[..., None]:
     """Return run(...), which scores all samples, then mixes their outputs."""
-    kernel, threads, samples = descend(planes, fitting_group(planes, by_batch(GROUPS, batch)))
+    tile = fitting_tile(planes, by_batch(TILES, batch))
+    kernel, threads, samples = descend(planes, tile)
     down = kernel.bind(device, (-(-batch // samples), n_trees, 1), threads)
     kernel, threads, samples = mix(vectors, 1, forward=True)
     n_slices, _ = slices(vectors.n_out, vectors.length, 1)

@@ -5,15 +5,16 @@ n_rows, n_out) are apart, and bias is (n_trees, depth).
 
 No score waits for another. A block of `walk` takes one sample of a few: its teams share the columns
 of all planes, and then those of the y rows on the path. A team of `descend` takes several of many
-samples, and reads a plane once for all of them.
+samples, and reads a plane once for all of them; teams may share the columns.
 """
 
 import functools
+from typing import NamedTuple
 
 from numba import cuda, int64
 
 from .launch import Kernel
-from .layer import BLOCK, FEWEST, Layer, team_of
+from .layer import FEWEST, Layer, team_of
 from .paths import paths_of
 from .simt import REAL, dot_of, peek, poke, row_movers, share_of
 from .team import team_sum, team_sums
@@ -23,15 +24,27 @@ from .tree_walk import activate
 SHARE = 4
 
 #: Numbers of planes that a thread of `walk` reads at once, so that they wait for memory together,
-#: and scores that one of `descend` sums, at most.
+#: and scores and numbers of samples that one of `descend` holds, at most.
 READ, HELD = 48, 96
 
 
-def fitting_group(layer: Layer, group: int) -> int:
-    """Return the samples of a team, less where its threads could not hold so many scores."""
-    while group > 1 and group * layer.depth > HELD:
+class Tile(NamedTuple):
+    """How a block of `descend` shares samples and columns among its teams."""
+
+    group: int  # samples that a team scores at once, for which it reads a plane once
+    reads: int  # vectors of a row that a thread reads at once
+    teams: int  # teams of a block, which read the same planes at about the same time
+    parts: int  # teams that share the columns of the same samples
+
+
+def fitting_tile(layer: Layer, tile: Tile) -> Tile:
+    """Return a tile whose threads read whole rows, and no more numbers than they can hold."""
+    group, reads = tile.group, tile.reads
+    while reads > 1 and layer.n_in % (FEWEST * reads * layer.length):
+        reads //= 2
+    while group > 1 and group * (layer.depth + reads * layer.length) > HELD:
         group //= 2
-    return group
+    return tile._replace(group=group, reads=reads)
 
 
 @functools.cache
@@ -106,48 +119,53 @@ def walk(planes, vectors, traces):
 
 
 @functools.cache
-def descend(layer, group):
-    """Return the kernel that writes scores and leaves; a team takes `group` samples down a tree."""
-    lanes, teams, length = FEWEST, BLOCK // FEWEST, layer.length
-    fetch, _ = row_movers(layer.kind, layer.n_in, length, lanes, length)
-    n_in, depth, has_bias, stride = layer.n_in, layer.depth, layer.has_bias, lanes * length
-    n_inputs, n_sums, n_found = group * length, group * depth, teams * group * depth
+def descend(layer, tile):
+    """Return the kernel that writes scores and leaves, in such a tile."""
+    group, reads, teams, parts = tile
+    lanes, share = FEWEST, reads * layer.length
+    fetch, _ = row_movers(layer.kind, layer.n_in, layer.length, lanes, share)
+    n_in, depth, has_bias, stride = layer.n_in, layer.depth, layer.has_bias, lanes * share
+    n_inputs, n_sums, n_found = group * share, group * depth, teams * group * depth
     total, real = team_sums(layer.kind, lanes, teams, n_sums), REAL[layer.kind]
+    workers, step = lanes * parts, stride * parts
 
     def body(x, planes, bias, scores, leaves, batch, n_trees):
         found = cuda.shared.array(n_found, real)
         inputs = cuda.local.array(n_inputs, real)
-        row = cuda.local.array(length, real)
+        row = cuda.local.array(share, real)
         sums = cuda.local.array(n_sums, real)
         lane, team, t = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.y
-        first, base = (cuda.blockIdx.x * teams + team) * group, team * n_sums
+        first = (cuda.blockIdx.x * (teams // parts) + team // parts) * group
+        own, base = team * n_sums, team // parts * parts * n_sums
         for j in range(n_sums):
             sums[j] = real(0)
-        for column in range(0, n_in, stride):
+        for column in range(team % parts * stride, n_in, step):
             for g in range(group):
                 sample = min(first + g, batch - 1)  # teams beyond the batch take part in sums
-                fetch(x, sample * n_in, column, lane, inputs, g * length)
+                fetch(x, sample * n_in, column, lane, inputs, g * share)
             for level in range(depth):
                 fetch(planes, (t * depth + level) * n_in, column, lane, row, 0)
                 for g in range(group):
                     j = g * depth + level
-                    for k in range(length):
-                        sums[j] = cuda.fma(inputs[g * length + k], row[k], sums[j])
+                    for k in range(share):
+                        sums[j] = cuda.fma(inputs[g * share + k], row[k], sums[j])
         total(sums)
         for j in range(n_sums):
             if lane == j % lanes:
-                poke(found, base + j, sums[j])
+                poke(found, own + j, sums[j])
         cuda.syncthreads()
-        for j in range(lane, n_sums, lanes):
+        for j in range(team % parts * lanes + lane, n_sums, workers):
             sample, level = first + j // depth, j % depth
             score = peek(found, base + j)
+            for part in range(1, parts):
+                score += peek(found, base + part * n_sums + j)
             if has_bias:
                 score += bias[t * depth + level]
             poke(found, base + j, score)
             if sample < batch:
                 scores[(sample * n_trees + t) * depth + level] = score
         cuda.syncthreads()
-        for g in range(lane, group, lanes):
+        for g in range(team % parts * lanes + lane, group, workers):
             leaf = int64(0)
             for level in range(depth):
                 leaf = 2 * leaf + (1 if peek(found, base + g * depth + level) > 0 else 0)
@@ -155,4 +173,4 @@ def descend(layer, group):
                 leaves[(first + g) * n_trees + t] = leaf
 
     signature = ("stored", "stored", "real", "real", "int32", "int", "int")
-    return Kernel(body, layer.kind, signature), lanes * teams, teams * group
+    return Kernel(body, layer.kind, signature), lanes * teams, teams // parts * group

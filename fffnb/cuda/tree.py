@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from .launch import KEPT, Call, has_clusters, zero
 from .layer import SHARE, SMALL_SHARE, Layer
@@ -45,6 +45,7 @@ FORMS: tuple[Form, ...] = ("leap", "walk", "sweep")
 forced: Form | None = None
 
 Operand = Any  # an address; a flat array in the simulator
+T = TypeVar("T")
 
 
 class Visits(NamedTuple):
@@ -57,7 +58,7 @@ class Visits(NamedTuple):
     grad_y: Operand
 
 
-def by_batch(table: dict[int, int], batch: int) -> int:
+def by_batch(table: dict[int, T], batch: int) -> T:
     """Return the entry of a table for the largest of its batches that is not above `batch`."""
     return table[max(least for least in table if least <= batch)]
 

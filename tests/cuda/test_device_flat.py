@@ -64,7 +64,7 @@ def test_cases_hold_every_value_of_every_factor(tiles):
     if tiles == "default":
         pytest.skip("these cases are for small tiles")
     rows = slice(0, 1), slice(1, 2)
-    check_factors(SMALL, rows, [cuda.flat.GROUPS, cuda.steps.CHUNKS])
+    check_factors(SMALL, rows, [cuda.flat.TILES, cuda.steps.CHUNKS])
 
 
 class Problem(problems.Problem):
