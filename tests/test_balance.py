@@ -5,11 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from test_flat import problem
 from test_score_gradient import assert_gradient, empty, on_paths, traced
 from test_tree import BOUND
 
 import fffnb
 from fffnb import nn
+from fffnb.nodes import FLAT_ROWS
 from fffnb.reference import balance as reference
 from fffnb.reference import tree
 
@@ -52,10 +54,10 @@ def test_balance_loss_is_one_where_turns_are_even_and_two_where_all_surely_turn_
     assert fffnb.balance_loss(trace, weight=0)[0] == 0
 
 
-def lopsided(bias):
+def lopsided(bias, layer=nn.FFF):
     """Return samples that are not centred, and a layer whose trees send most of them one way."""
     x = (np.random.default_rng(2).standard_normal((500, 6)) + 1).astype(np.float32)
-    return x, nn.FFF(6, 2, depth=4, n_trees=2, bias=bias)
+    return x, layer(6, 2, depth=4, n_trees=2, bias=bias)
 
 
 def spread(layer, x):
@@ -65,9 +67,10 @@ def spread(layer, x):
     return float(-(shares * np.log2(shares)).sum()) / 3 / len(visits)
 
 
+@pytest.mark.parametrize("layer", [nn.FFF, nn.FlatFFF])
 @pytest.mark.parametrize("means", ["loss", "bias"])
-def test_training_evens_the_visits_out(means):
-    x, layer = lopsided(bias=means == "bias")
+def test_training_evens_the_visits_out(means, layer):
+    x, layer = lopsided(means == "bias", layer)
     if means == "loss":
         layer.score_loss = partial(fffnb.balance_loss, weight=10)
     else:
@@ -105,12 +108,35 @@ def test_balance_bias_moves_visited_nodes_away_from_their_fuller_side():
     assert {-1, 0, 1} == set(side.reshape(-1))
 
 
+@pytest.mark.parametrize("rows", FLAT_ROWS)
+def test_balance_of_the_flat_form(rows):
+    """The loss is that of a tree with these scores; with patterns the last level counts, too."""
+    x, *layer, bias, _ = problem(3, 2, 4, 2, 30, "float64", seed=5, rows=rows)
+    _, trace = fffnb.flat_forward(x, *layer, bias=bias, return_trace=True)
+    loss, grad_scores = fffnb.balance_loss(trace, weight=3)
+    scores, leaves, n_levels = trace.scores, trace.leaves, 3
+    if rows == "patterns":  # as if one level more followed
+        n_levels, leaves = 4, 2 * leaves
+        scores = np.concatenate([scores, np.zeros((*scores.shape[:2], 1))], axis=2)
+    shape = 2, 2 ** (n_levels + 1) - 1, 5
+    same = fffnb.balance_loss(fffnb.Trace(scores, leaves, "relu", True, shape, 3), weight=3)
+    assert loss == same[0]
+    np.testing.assert_array_equal(grad_scores, same[1][..., :4])
+    assert grad_scores[..., n_levels - 1].any()
+    right = (trace.scores > 0).sum(axis=0)
+    side = np.sign(2 * right - len(x)) * (np.arange(4) < n_levels)
+    expected = bias - 0.25 * side
+    fffnb.balance_bias(bias, trace, rate=0.25)
+    np.testing.assert_array_equal(bias, expected)
+    assert {-1, 1} <= set(side.reshape(-1))
+
+
 def test_balance_refuses_what_it_cannot_take():
     x, nodes, bias, _, trace = traced((3, 2, 3, 1, 5))
     flat = fffnb.FlatTrace(*trace[:4], planes_shape=(1, 3, 3), y_vectors_shape=(1, 7, 2))
     shallow = fffnb.fff_forward(x, nodes[:, :1].copy(), bias=bias[:, :1].copy(), return_trace=True)
     traces = [
-        (flat, TypeError, "trace must be the Trace of fff_forward, got FlatTrace"),
+        (trace[:4], TypeError, "trace must be the Trace of fff_forward or the FlatTrace .* tuple"),
         (empty(trace), ValueError, r"trace must hold at least one sample, got .* \(0, 1, 3\)"),
         (shallow[1], ValueError, "trace must come from trees of at least two levels, got one"),
         (trace._replace(leaves=trace.leaves + 8), ValueError, "trace.leaves must lie from 0 to 7"),
@@ -135,6 +161,8 @@ def test_balance_refuses_what_it_cannot_take():
         fffnb.balance_bias(bias, trace._replace(has_bias=False))
     with pytest.raises(ValueError, match=r"bias must have shape \(1, 7\) .* got \(1, 3\)"):
         fffnb.balance_bias(bias[:, :3].copy(), trace)
+    with pytest.raises(ValueError, match=r"bias must have shape \(1, 3\) .* got \(1, 7\)"):
+        fffnb.balance_bias(bias, flat)
     with pytest.raises(TypeError, match="bias must be float64, got float32"):
         fffnb.balance_bias(bias.astype("f4"), trace)
     bias.flags.writeable = False

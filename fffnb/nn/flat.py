@@ -28,6 +28,11 @@ class FlatFFF(TreeLayer):
     scheme, rng, dtype
         How planes and y vectors are drawn: see `init_flat`.
 
+    Attributes
+    ----------
+    score_loss, balance_rate
+        See `FFF`.
+
     Raises
     ------
     TypeError, ValueError, MemoryError

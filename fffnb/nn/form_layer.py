@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..ops.balance import balance_bias
 from .layer import Array, Gradients, Layer, Observer
 from .optimizer import Optimizer
 
@@ -113,6 +114,8 @@ class TreeLayer(FormLayer):
     ----------
     depth, n_trees : int
         Levels of each tree, and number of trees.
+    score_loss, balance_rate
+        See `FFF`.
     """
 
     _backward_update: ClassVar[Callable[..., Any]]
@@ -123,16 +126,24 @@ class TreeLayer(FormLayer):
     depth: int
     n_trees: int
 
+    score_loss: Callable[[Any], tuple[float, Array]] | None = None
+    balance_rate = 0.0
+
     def leaves(self, x: Array) -> Array:
         """Return the leaf of every sample in each tree, int32 (..., n_trees)."""
         leaves: Array = self._traced(x)[1].leaves
         return leaves
+
+    def _backward_options(self, grad_y: Array, x: Array, path: Any) -> dict[str, Any]:
+        return {} if self.score_loss is None else {"grad_scores": self.score_loss(path)[1]}
 
     def backward_update(
         self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
     ) -> Array:
         """Step the visited rows in the backward pass itself; return the gradient of the input."""
         x, path = trace
+        if self.balance_rate != 0:
+            balance_bias(self.bias, path, rate=self.balance_rate)
         rules = {name: optimizer.rule(prefix + name) for name in self.parameters}
         biases = {"bias": self.bias, "bias_rule": rules.pop("bias", None)}
         grad_x: Array = self._backward_update(

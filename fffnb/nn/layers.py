@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import DTypeLike
 
 from ..init import init_nodes
 from ..nodes import check_dtype, check_size, default_depth
-from ..ops.balance import balance_bias
 from ..ops.paths import check_temperature
 from ..ops.straight import straight_through as straight_gradient
 from ..ops.trace import Trace
@@ -48,7 +46,7 @@ class FFF(TreeLayer):
     ----------
     score_loss : callable or None
         From a trace to a loss and its gradient of the scores, such as `balance_loss`: each backward
-        pass adds this gradient. None at first; not kept in files. On the CPU alone.
+        pass adds this gradient. None at first; not kept in files. `balance_loss` is of the CPU.
     balance_rate : float
         How far `balance_bias` moves the bias in each `backward_update`; 0, not at all, at first.
         Not kept in files. On the CPU alone.
@@ -75,8 +73,6 @@ class FFF(TreeLayer):
     nodes: Array
 
     straight_through: float | None = None
-    score_loss: Callable[[Trace], tuple[float, Array]] | None = None
-    balance_rate = 0.0
 
     def __init__(
         self,
@@ -117,24 +113,17 @@ class FFF(TreeLayer):
         return {**super()._options(), "n_out": self.n_out}
 
     def _backward_options(self, grad_y: Array, x: Array, path: Trace) -> dict[str, Any]:
-        grad_scores = [] if self.score_loss is None else [self.score_loss(path)[1]]
-        if self.straight_through is not None:
-            options: dict[str, Any] = {"temperature": self.straight_through, "bias": self.bias}
-            grad_scores.append(straight_gradient(grad_y, x, self.nodes, path, **options))
-        return {"grad_scores": sum(grad_scores)} if grad_scores else {}
+        found = super()._backward_options(grad_y, x, path)
+        if self.straight_through is None:
+            return found
+        options: dict[str, Any] = {"temperature": self.straight_through, "bias": self.bias}
+        slopes = straight_gradient(grad_y, x, self.nodes, path, **options)
+        return {"grad_scores": found.get("grad_scores", 0) + slopes}
 
     def config(self) -> dict[str, Any]:
         """Return the structure as a JSON object; it names `straight_through` where that is set."""
         straight = self.straight_through
         return super().config() | ({} if straight is None else {"straight_through": straight})
-
-    def backward_update(
-        self, grad_y: Array, trace: tuple[Array, Trace], optimizer: Optimizer, prefix: str = ""
-    ) -> Array:
-        """Step the visited nodes in the backward pass itself; return the gradient of the input."""
-        if self.balance_rate != 0:
-            balance_bias(self.bias, trace[1], rate=self.balance_rate)
-        return super().backward_update(grad_y, trace, optimizer, prefix)
 
 
 class Linear(Layer):

@@ -1,7 +1,8 @@
 """Balance: a loss and a bias that send as many samples left as right at every node.
 
 Both look at the trace of a hard forward pass, so they touch visited nodes alone. The last node of a
-path turns, too, but no node follows: its turn is left as it is.
+path turns, too, but no node follows: its turn is left as it is, unless it chooses y vectors, those
+of a pattern of signs.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..nodes import depth_of
+from ..nodes import count_flat_rows, depth_of
 from .arrays import Array, check_native, check_number, check_shape, check_writeable
+from .flat_trace import FlatTrace
 from .trace import Trace, check_paths
 
 
@@ -36,7 +38,7 @@ class Turns(NamedTuple):
     visits: Array
 
 
-def balance_loss(trace: Trace, *, weight: float = 1.0) -> tuple[float, Array]:
+def balance_loss(trace: Trace | FlatTrace, *, weight: float = 1.0) -> tuple[float, Array]:
     """Return how unevenly samples turn at the nodes that they visit, and its gradient.
 
     At a node that n of the samples visit, let r and l be how many of them go right and left, and
@@ -47,8 +49,9 @@ def balance_loss(trace: Trace, *, weight: float = 1.0) -> tuple[float, Array]:
 
     Parameters
     ----------
-    trace : Trace
-        What a forward pass of at least one sample through trees of at least two levels returned.
+    trace : Trace or FlatTrace
+        What `fff_forward` or `flat_forward` returned for at least one sample and trees of at least
+        two levels.
     weight : float, default 1
         What to multiply loss and gradient by, 0 or more.
 
@@ -57,7 +60,8 @@ def balance_loss(trace: Trace, *, weight: float = 1.0) -> tuple[float, Array]:
     loss : float
         The loss.
     grad_scores : ndarray, shape and dtype of trace.scores
-        Its gradient, for the argument of that name of `fff_backward`; zero on the last level.
+        Its gradient, for the argument of that name of `fff_backward` or `flat_backward`; zero on
+        the last level, unless that chooses y vectors of patterns.
 
     Raises
     ------
@@ -91,28 +95,29 @@ def balance_loss(trace: Trace, *, weight: float = 1.0) -> tuple[float, Array]:
     >>> grads = fffnb.fff_backward(np.ones_like(y), x, nodes, trace, grad_scores=grad_scores)
     """
     weight = _check_amount("weight", weight)
-    depth = _check_turns(trace)
+    n_levels = _check_turns(trace)
     # 2 (r σ(λ) + l σ(-λ)) / n = 1 + tilt · tanh(λ / 2)
-    soft = np.tanh(trace.scores[..., : depth - 1].astype(np.float64) / 2)
+    soft = np.tanh(trace.scores[..., :n_levels].astype(np.float64) / 2)
     tilts = np.empty_like(soft)
-    for level, turns in enumerate(_turns(trace.leaves, depth)):
+    for level, turns in enumerate(_turns(trace.leaves, trace.scores.shape[-1], n_levels)):
         tilts[..., level] = (2 * turns.rights / turns.counts - 1)[turns.visits]
     gradient = np.zeros(trace.scores.shape, trace.scores.dtype)
-    gradient[..., : depth - 1] = weight / tilts.size * tilts * (1 - soft * soft) / 2
+    gradient[..., :n_levels] = weight / tilts.size * tilts * (1 - soft * soft) / 2
     return weight * float(1 + np.mean(tilts * soft)), gradient
 
 
-def balance_bias(bias: Array | None, trace: Trace, *, rate: float = 1e-3) -> None:
+def balance_bias(bias: Array | None, trace: Trace | FlatTrace, *, rate: float = 1e-3) -> None:
     """Move the biases of visited nodes so that fewer samples take the fuller side, in place.
 
     The bias of a node falls by `rate` if more of its visitors went right than left, and rises by
-    `rate` if more went left: balance without a loss and its gradient.
+    `rate` if more went left: balance without a loss and its gradient. In the flat form so does that
+    of a plane, which all samples visit.
 
     Parameters
     ----------
-    bias : ndarray, shape (n_trees, 2**depth - 1)
+    bias : ndarray, shape (n_trees, 2**depth - 1), or (n_trees, depth) of planes
         The bias of the forward pass; updated in place.
-    trace : Trace
+    trace : Trace or FlatTrace
         What the forward pass of at least one sample returned.
     rate : float, default 1e-3
         How far to move, 0 or more.
@@ -142,36 +147,50 @@ def balance_bias(bias: Array | None, trace: Trace, *, rate: float = 1e-3) -> Non
     array([[-0.5,  0. , -0.5,  0. ,  0. ,  0. ,  0. ]])
     """
     rate = _check_amount("rate", rate)
-    depth = _check_turns(trace)
+    n_levels = _check_turns(trace)
     if not trace.has_bias:
         raise ValueError("trace must come from a forward pass with a bias, got one without")
     bias = check_native("bias", bias, trace.scores.dtype)
+    if isinstance(trace, FlatTrace):
+        check_shape("bias", bias, trace.planes_shape[:2], "n_trees and depth of planes")
+        rights = (trace.scores[..., :n_levels] > 0).reshape(-1, len(bias), n_levels)
+        sides = np.sign(2 * rights.sum(axis=0) - len(rights))
+        check_writeable("bias", bias)[:, :n_levels] -= rate * sides
+        return
     check_shape("bias", bias, trace.nodes_shape[:2], "n_trees and n_nodes of nodes")
     flat = check_writeable("bias", bias).reshape(-1)
-    for turns in _turns(trace.leaves, depth):
+    for turns in _turns(trace.leaves, trace.scores.shape[-1], n_levels):
         flat[turns.rows] -= rate * np.sign(2 * turns.rights - turns.counts)
 
 
-def _check_turns(trace: Trace) -> int:
-    """Return the depth of the trees of a trace that has turns to balance."""
-    if not isinstance(trace, Trace):
-        raise TypeError(f"trace must be the Trace of fff_forward, got {type(trace).__name__}")
-    scores, (n_trees, n_nodes, _) = check_native("trace.scores", trace.scores), trace.nodes_shape
-    depth = depth_of(n_nodes)
+def _check_turns(trace: Trace | FlatTrace) -> int:
+    """Return the levels on which the trees of a trace have turns to balance."""
+    if isinstance(trace, FlatTrace):
+        (n_trees, depth, _), n_rows = trace.planes_shape, trace.y_vectors_shape[1]
+        n_levels = depth if n_rows == count_flat_rows(depth, "patterns") else depth - 1
+    elif isinstance(trace, Trace):
+        n_trees, depth = trace.nodes_shape[0], depth_of(trace.nodes_shape[1])
+        n_levels = depth - 1
+    else:
+        raise TypeError(
+            "trace must be the Trace of fff_forward or the FlatTrace of flat_forward, "
+            f"got {type(trace).__name__}"
+        )
+    scores = check_native("trace.scores", trace.scores)
     check_paths(scores, trace.leaves, (*scores.shape[:-2], n_trees), depth, scores.dtype)
     if scores.size == 0:
         raise ValueError(f"trace must hold at least one sample, got scores of shape {scores.shape}")
-    if depth == 1:
+    if n_levels == 0:
         raise ValueError("trace must come from trees of at least two levels, got one level")
-    return depth
+    return n_levels
 
 
-def _turns(leaves: Array, depth: int) -> Iterator[Turns]:
-    """Yield the turns of each level but the last of samples that end in leaves (..., n_trees)."""
+def _turns(leaves: Array, depth: int, n_levels: int) -> Iterator[Turns]:
+    """Yield the turns of the first levels of samples that end in leaves (..., n_trees)."""
     ends = leaves + (np.arange(leaves.shape[-1]) << depth)
     ends, visits, counts = np.unique(ends, return_inverse=True, return_counts=True)
     visits = visits.reshape(leaves.shape)
-    for level in range(depth - 1):
+    for level in range(n_levels):
         shift = depth - level
         nodes = ends >> shift  # the tree before the place on the level, ascending
         first = np.diff(nodes, prepend=-1) > 0
