@@ -55,7 +55,7 @@ def wait(thread):
     thread.go.acquire()
 
 
-def shared_array(shared, shape, dtype):
+def shared_array(shared, shape, dtype, alignment=None):
     """Return the array of a line of code; the simulator reads the files of the whole stack."""
     frame = sys._getframe(1)
     line = frame.f_code.co_filename, frame.f_lineno
