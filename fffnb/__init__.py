@@ -18,12 +18,14 @@ from typing import Any
 from .init import init_bag, init_flat, init_keys, init_leaf, init_nodes
 from .leaves import LeafBias
 from .nodes import count_nodes, default_depth, depth_of, pack_nodes, split_nodes
-from .ops.bag import BagTrace, bag_backward, bag_forward
+from .ops.bag import bag_backward, bag_forward
+from .ops.bag_trace import BagTrace
 from .ops.balance import balance_bias, balance_loss
 from .ops.flat import flat_backward, flat_backward_update, flat_forward
 from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.hardening import hardening_loss
-from .ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
+from .ops.keys import keys_backward, keys_forward
+from .ops.keys_trace import KeysGradients, KeysTrace
 from .ops.leaf import LeafGradients, LeafTrace, leaf_backward, leaf_forward
 from .ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
 from .ops.orthogonality import orthogonality_loss

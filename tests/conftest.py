@@ -61,8 +61,9 @@ def path(request, monkeypatch):
 @pytest.fixture
 def forget_kernels():
     """Give a function that forgets all GPU kernels, as after a change of what is compiled in."""
-    names = ("flat", "flat_walk", "order", "rows", "steps", "tree", "tree_backward", "tree_leap")
-    names += ("tree_mix", "tree_steps", "tree_walk", "update")
+    names = ("bag", "bag_choose", "flat", "flat_walk", "keys", "keys_choose", "order", "product")
+    names += ("rows", "steps", "tree", "tree_backward", "tree_leap", "tree_mix", "tree_steps")
+    names += ("tree_walk", "update")
 
     def forget():
         for name in names:

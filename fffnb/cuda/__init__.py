@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs: `launch` starts them, for `tree`, `flat` and the `steps` of rows.
+"""Kernels for NVIDIA GPUs: `launch` starts them, for the forms and for `steps` of rows.
 
 They need numba-cuda, which `pip install 'fffnb[cu13]'` (or cu12) brings. The modules are imported
 on their first use, after `support` has said in words what is missing.
@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import flat, launch, steps, support, tree
+    from . import bag, flat, keys, launch, steps, support, tree
 
-__all__ = ["flat", "launch", "steps", "support", "tree"]
+__all__ = ["bag", "flat", "keys", "launch", "steps", "support", "tree"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,12 +1,15 @@
 """Which row of a table a sample meets on each level, by the leaf that it ends in.
 
 The rows of a tree are those of its nodes; or of all levels for each leaf, a pattern of signs; or
-one for each level, which all samples share.
+one for each level, which all samples share. Rows that samples chose are told, by no leaf.
 """
 
 import functools
 
 from .simt import helper
+
+#: The rows that samples of a bag chose, as many as the depth of a layer says.
+CHOSEN = "chosen"
 
 
 @functools.cache

@@ -53,16 +53,17 @@ def n_places(layer: Layer, batch: int, n_trees: int) -> int:
 
 
 @functools.lru_cache(KEPT)
-def list_visits(layer: Layer, batch: int, n_trees: int, device: int) -> Callable[..., Operand]:
-    """Return run(call, keys, rows, count), which lists the visited rows.
+def list_visits(
+    layer: Layer, batch: int, n_trees: int, places: int, device: int
+) -> Callable[..., Operand]:
+    """Return run(call, keys, rows, count), which lists the visited rows in so many `places`.
 
     It returns the place of each sample's rows among them.
     """
     depth, rows = layer.depth, layer.rows
     number = number_runs(rows, RUN_BLOCK).bind(device, (depth, n_trees, 1), RUN_BLOCK)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
-    listed = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK)
-    n_runs, places = n_trees * depth, n_places(layer, batch, n_trees)
+    listed, n_runs = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK), n_trees * depth
 
     def run(call: Call, keys: Operand, rows: Operand, count: Operand) -> Operand:
         slots, counts = call.take(n_runs * batch, "int64"), call.take(n_runs, "int64")
@@ -75,17 +76,18 @@ def list_visits(layer: Layer, batch: int, n_trees: int, device: int) -> Callable
 
 @functools.lru_cache(KEPT)
 def step_visited(
-    layer: Layer, batch: int, n_trees: int, device: int, kind: int, by_slot: bool
+    layer: Layer, batch: int, n_trees: int, device: int, kind: int, by_slot: bool, per: int = 1
 ) -> Callable[..., None]:
     """Return run(call, visits, table, bias, rule, slots), which steps the visited rows of a table.
 
-    `bias` receives its gradient. Rows may go `by_slot`: see `step_chunks`.
+    `bias` receives its gradient. Rows may go `by_slot`, and `per` samples are one row of x: see
+    `step_chunks`.
     """
     real, depth = real_of(layer.kind), layer.depth
     chunk = fitting_chunk(layer, by_batch(CHUNKS, batch))
     n_chunks = -(-batch // chunk)
     n_parts = 2 * n_trees * n_chunks * depth * n_columns(layer)
-    kernel, threads = step_chunks(layer, kind, chunk, by_slot)
+    kernel, threads = step_chunks(layer, kind, chunk, by_slot, per)
     grid = (n_chunks, chunk_columns(layer, chunk)[0], n_trees)
     chunks = kernel.bind(device, grid, threads)
     kernel, threads, blocks = step_parts(layer, kind, chunk, by_slot)
@@ -117,7 +119,7 @@ def step_bias(
     `gradient` has one number for each row.
     """
     n_rows = n_places(layer, batch, n_trees)
-    listed = list_visits(layer, batch, n_trees, device)
+    listed = list_visits(layer, batch, n_trees, n_rows, device)
     step = step_rows(layer.kind, 1, n_rows, 1, device, kind, False)
 
     def run(call: Call, keys: Operand, bias: Operand, gradient: Operand, rule: Rule) -> None:

@@ -4,7 +4,8 @@ The slope of a node that a sample visits is the gradient of its score: the y row
 the gradient of y, times the derivative of the activation. In the order of the leaves neighbours
 share most of their rows; a team takes a few of them and reads a row once for all that share it.
 
-Shapes as in `tree_walk`; `keys` as in `order`.
+Shapes as in `tree_walk`; `keys` as in `order`. A sample of a bag visits the rows that it chose, as
+many as the depth of a layer says: `keys` (batch, n_trees, depth) tells them.
 """
 
 import functools
@@ -14,8 +15,8 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import Layer, team_of
 from .order import SAMPLE
-from .paths import paths_of
-from .simt import REAL, dot_of, row_movers, share_of
+from .paths import CHOSEN, paths_of
+from .simt import REAL, dot_of, helper, row_movers, share_of
 from .team import team_sum
 from .tree_walk import derivative
 
@@ -44,6 +45,14 @@ def slopes(layer, group, adds):
     total, real, mask = team_sum(layer.kind, lanes, teams), REAL[layer.kind], SAMPLE
     n_in, n_out, width, depth = layer.n_in, layer.n_out, layer.width, layer.depth
     activation, n_grads, (shift_of, row_of) = layer.activation, group * share, paths_of(layer.rows)
+    chosen = layer.rows == CHOSEN
+
+    @helper
+    def met(keys, leaf, sample, n_trees, t, level):
+        """Return the row of a sample on a level of a tree."""
+        if chosen:
+            return keys[(sample * n_trees + t) * depth + level]
+        return row_of(t, depth, level, leaf >> shift_of(depth, level))
 
     def body(keys, scores, grad_y, nodes, added, out, batch, n_trees):
         t, lane = cuda.blockIdx.y, cuda.threadIdx.x % lanes
@@ -53,14 +62,16 @@ def slopes(layer, group, adds):
         samples = cuda.local.array(group, int64)
         leaves = cuda.local.array(group, int64)
         for g in range(group):
-            key = keys[t * batch + min(first + g, batch - 1)]
-            samples[g] = key & mask
-            leaves[g] = key >> 32
+            place = min(first + g, batch - 1)
+            samples[g], leaves[g] = place, 0
+            if not chosen:
+                key = keys[t * batch + place]
+                samples[g], leaves[g] = key & mask, key >> 32
             fetch(grad_y, samples[g] * n_out, 0, lane, grads, g * share)
         for level in range(depth):
             last = int64(-1)
             for g in range(group):
-                at = row_of(t, depth, level, leaves[g] >> shift_of(depth, level))
+                at = met(keys, leaves[g], samples[g], n_trees, t, level)
                 if at != last:
                     fetch(nodes, at * width + n_in, 0, lane, row, 0)
                     last = at

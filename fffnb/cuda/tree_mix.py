@@ -5,7 +5,8 @@ slice of the columns; its threads keep their columns of all these gradients in r
 row once for all that share it.
 
 In the flat form all samples share the rows of x, one for each level, and the output is mixed by the
-same kernel: y rows by act(score), in the order of the batch.
+same kernel: y rows by act(score), in the order of the batch. So are the rows that samples of a bag
+chose, which are told instead of a leaf: there the depth of a layer is how many.
 """
 
 import functools
@@ -15,7 +16,7 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import BLOCK, FEWEST
 from .order import SAMPLE
-from .paths import paths_of
+from .paths import CHOSEN, paths_of
 from .simt import REAL, helper, peek, poke, row_movers
 from .tree_walk import activate
 
@@ -37,12 +38,15 @@ def slices(n: int, length: int, group: int) -> tuple[int, int]:
 def mix(layer, group, forward=False):
     """Return the kernel that writes grad_x (batch, n_in); a team takes `group` samples.
 
-    The `forward` kernel writes y (batch, n_out) from y rows, and takes scores instead of slopes.
+    Rows that are chosen are those that `keys` (batch, n_trees, depth) tells. The `forward` kernel
+    writes y (batch, n_out) from y rows, and takes scores instead of slopes.
     """
     n, offset = (layer.n_out, layer.n_in) if forward else (layer.n_in, 0)
     real, length, width, depth = REAL[layer.kind], layer.length, layer.width, layer.depth
     last_leaf, mask, lanes, teams = layer.n_nodes, SAMPLE, FEWEST, BLOCK // FEWEST
     activation, (shift_of, row_of) = layer.activation, paths_of(layer.rows)
+    chosen = layer.rows == CHOSEN
+    in_order = not (forward or chosen)
     _, share = slices(n, length, group)
     fetch, put = row_movers(layer.kind, n, length, lanes, share)
     ahead = AHEAD if group == 1 else 1
@@ -52,9 +56,17 @@ def mix(layer, group, forward=False):
     @helper
     def sample_of(keys, i):
         """Return the sample at a place of the order."""
-        if forward:
-            return i
-        return keys[i] & mask
+        if in_order:
+            return keys[i] & mask
+        return i
+
+    @helper
+    def met(keys, leaves, visit, t, level):
+        """Return the row of a sample on a level of a tree."""
+        if chosen:
+            return keys[visit * depth + level]
+        leaf = leaves[visit] & last_leaf  # what is no leaf stays within the tree
+        return row_of(t, depth, level, leaf >> shift_of(depth, level))
 
     def body(keys, leaves, slopes, nodes, out, batch, n_trees):
         weights = cuda.shared.array(n_room, real)
@@ -74,9 +86,7 @@ def mix(layer, group, forward=False):
                 weight = slopes[visit * depth + level]
                 if forward:
                     weight = real(activate(activation, weight))
-                leaf = leaves[visit] & last_leaf  # what is no leaf stays within the tree
-                row = row_of(t, depth, level, leaf >> shift_of(depth, level))
-                poke(starts, base + i, row * width + offset)
+                poke(starts, base + i, met(keys, leaves, visit, t, level) * width + offset)
                 poke(weights, base + i, weight)
             cuda.syncthreads()
             for level in range(0, depth, ahead):

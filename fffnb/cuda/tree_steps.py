@@ -95,11 +95,12 @@ def visits_of(layer, by_slot):
 
 
 @functools.cache
-def step_chunks(layer, rule, chunk, by_slot):
+def step_chunks(layer, rule, chunk, by_slot, per):
     """Return the kernel that steps the rows whose visits lie in one chunk.
 
     The other rows go to `parts`. The gradient of the bias is stored. A visit has the row of `table`
-    that its leaf tells, or, `by_slot`, the one that `slots` (n_trees, depth, batch) tells.
+    that its leaf tells, or, `by_slot`, the one that `slots` (n_trees, depth, batch) tells. Of the
+    samples `per` that come in turn are one row of x and grad_y.
     """
     load, _ = mover(layer.kind, layer.length)
     read, write = row_step(rule, layer.kind, layer.length)
@@ -119,7 +120,7 @@ def step_chunks(layer, rule, chunk, by_slot):
         """Return the first level on which two leaves have different rows; -1 is no leaf."""
         if leaf < 0 or other < 0 or (patterns and leaf != other):
             return int64(0)
-        return depth - 31 + int64(cuda.clz(int32(leaf ^ other)))
+        return max(int64(0), depth - 31 + int64(cuda.clz(int32(leaf ^ other))))
 
     @helper
     def fetch(x, grad_y, sample, column, values, j):
@@ -173,6 +174,10 @@ def step_chunks(layer, rule, chunk, by_slot):
             poke(weights, i, slopes[visit])
             poke(weights, chunk * depth + i, real(activate(activation, scores[visit])))
         cuda.syncthreads()
+        if per > 1:
+            for i in range(thread, end - begin, threads):
+                poke(samples, i, peek(samples, i) // per)
+            cuda.syncthreads()
         if column >= stride:
             return
         side = chunk * depth if n_in <= column < width else 0

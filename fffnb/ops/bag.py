@@ -7,13 +7,13 @@ it is the dense layer with ReLU.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import numpy as np
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
-from ..nodes import check_size
+from . import bag_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -29,41 +29,10 @@ from .arrays import (
     output_width,
     unlocked,
 )
-from .device import check_host
+from .bag_trace import BagTrace, check_choice, check_chosen, last_axis
+from .device import kind_of
 from .rules import RowGradient
-from .trace import Gradients, activation_code
-
-
-class BagTrace(NamedTuple):
-    """What a forward pass saw, from which the backward pass follows.
-
-    Attributes
-    ----------
-    scores : ndarray, shape (..., n_trees, k), or (n_entries,) with ``k=None``
-        The scores of the chosen nodes before the activation, in each bag the best first; with
-        ``k=None`` those of the first sample come first, in the order of the nodes.
-    rows : ndarray of int64, of the shape of the scores
-        Which nodes these are, tree · n_nodes + node.
-    starts : ndarray of int64, shape (batch + 1,), or None
-        With ``k=None`` sample s has the entries from starts[s] to starts[s + 1], where batch is the
-        product of the leading axes.
-    activation : str
-        Name of the activation.
-    has_bias : bool
-        Whether the scores hold a node bias.
-    nodes_shape : tuple of int
-        Shape of the nodes.
-    n_in : int
-        Width of the input.
-    """
-
-    scores: Array
-    rows: Array
-    starts: Array | None
-    activation: str
-    has_bias: bool
-    nodes_shape: tuple[int, ...]
-    n_in: int
+from .trace import Gradients, activation_code, check_origin
 
 
 @overload
@@ -150,6 +119,9 @@ def bag_forward(
 
     The result is the same bits on any number of threads.
 
+    If `nodes` is an array on a GPU, so must the others be, as for `fff_forward`. There k must be a
+    number, at most 1024.
+
     Examples
     --------
     >>> import numpy as np
@@ -158,6 +130,11 @@ def bag_forward(
     >>> fffnb.bag_forward(x, nodes, k=8).shape
     (5, 2)
     """
+    kind = kind_of(nodes)
+    if kind is not None:
+        return bag_cuda.forward(  # type: ignore[no-any-return]
+            kind, x, nodes, k, bias, activation, n_out, out, return_trace
+        )
     nodes = _check_nodes(nodes)
     k = None if k is None else check_choice(k, nodes.shape[1], "nodes of a bag")
     x = check_rows("x", x, nodes.dtype)
@@ -214,6 +191,9 @@ def bag_backward(
     Every node's gradient is summed by one owner, in the order of the samples: the result is the
     same bits on any number of threads.
 
+    Arrays on a GPU are taken as by `bag_forward`. Rows of a trace that are none of the nodes are
+    not looked for there: what such a trace gives means nothing.
+
     Examples
     --------
     >>> import numpy as np
@@ -227,6 +207,9 @@ def bag_backward(
     >>> grads.nodes.values.shape
     (8, 5)
     """
+    kind = kind_of(nodes)
+    if kind is not None:
+        return bag_cuda.backward(kind, grad_y, x, nodes, trace, sparse)
     nodes = _check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
@@ -257,53 +240,19 @@ def bag_backward(
     return Gradients(grad_x, grad_nodes, grad_bias)
 
 
-def check_choice(k: int, n: int, what: str) -> int:
-    """Return how many of n to choose, or say what is wrong with it."""
-    if check_size("k", k) > n:
-        raise ValueError(f"k must be at most the number of {what}, {n}, got {k}")
-    return int(k)
-
-
-def last_axis(rows: Array) -> int:
-    """Return how many rows each bag chose, by the shape of those of a trace."""
-    return rows.shape[-1] if rows.ndim > 0 else 0
-
-
-def check_chosen(
-    scores: Array, rows: Array, shape: tuple[int, ...], n_rows: int, dtype: np.dtype[Any]
-) -> None:
-    """Refuse the scores and rows of a trace that are not of a shape, or name no rows of n_rows."""
-    check_native("trace.scores", scores, dtype)
-    check_shape("trace.scores", scores, shape, "what every sample chose")
-    check_native("trace.rows", rows, np.dtype(np.int64))
-    check_shape("trace.rows", rows, shape, "what every sample chose")
-    if rows.size and not 0 <= rows.min() <= rows.max() < n_rows:
-        raise ValueError(
-            f"trace.rows must lie from 0 to {n_rows - 1}, got {rows.min()} to {rows.max()}"
-        )
-
-
 def _check_nodes(nodes: object) -> Array:
     """Return nodes that make bags."""
-    check_host("nodes", nodes, "the bag runs")
     check_axes(check_array("nodes", nodes).shape)
     return check_native("nodes", nodes)
 
 
 def _choice_of(trace: BagTrace, lead: tuple[int, ...], n_in: int, nodes: Array) -> cpu.bag.Choice:
     """Return what a trace says that samples chose, unless another forward pass made it."""
-    if not isinstance(trace, BagTrace):
-        raise TypeError(f"trace must be the BagTrace of bag_forward, got {type(trace).__name__}")
-    if trace.nodes_shape != nodes.shape or trace.n_in != n_in:
-        raise ValueError(
-            f"trace must come from nodes of shape {nodes.shape} and n_in = {n_in}, "
-            f"got one of {trace.nodes_shape} and n_in = {trace.n_in}"
-        )
-    activation_code(trace.activation)
+    check_origin(trace, nodes.shape, n_in, BagTrace, "bag_forward")
     n_trees, n_nodes, _ = nodes.shape
     rows, batch = check_array("trace.rows", trace.rows), math.prod(lead)
     if trace.starts is None:
-        k = check_choice(last_axis(rows), n_nodes, "nodes of a bag")
+        k = check_choice(last_axis(rows.shape), n_nodes, "nodes of a bag")
         shape, starts = (*lead, n_trees, k), np.arange(batch + 1) * (n_trees * k)
     else:
         starts = check_native("trace.starts", trace.starts, np.dtype(np.int64))

@@ -7,12 +7,13 @@ with an activation He, "Mixture of A Million Experts" (arXiv:2407.04153).
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import numpy as np
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
+from . import keys_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -25,50 +26,17 @@ from .arrays import (
     output_for,
     unlocked,
 )
-from .bag import check_choice, check_chosen, last_axis
-from .device import check_host
+from .bag_trace import check_choice, check_chosen, last_axis
+from .device import kind_of
+from .keys_trace import (
+    KeysGradients,
+    KeysTrace,
+    check_keys_origin,
+    check_keys_shapes,
+    check_keys_width,
+)
 from .rules import RowGradient
 from .trace import activation_code
-
-
-class KeysTrace(NamedTuple):
-    """What a forward pass saw, from which the backward pass follows.
-
-    Attributes
-    ----------
-    scores : ndarray, shape (..., n_trees, k)
-        The scores of the chosen nodes before the activation, the best first.
-    rows : ndarray of int64, shape (..., n_trees, k)
-        Which nodes these are, i · n_keys + j for the keys i and j of the two halves.
-    activation : str
-        Name of the activation.
-    keys_shape, y_vectors_shape : tuple of int
-        Shapes of the parameters.
-    """
-
-    scores: Array
-    rows: Array
-    activation: str
-    keys_shape: tuple[int, ...]
-    y_vectors_shape: tuple[int, ...]
-
-
-class KeysGradients(NamedTuple):
-    """Gradients of a loss with respect to the arguments of `keys_forward`.
-
-    Attributes
-    ----------
-    x : ndarray, shape (..., n_in)
-        Of the input.
-    keys : ndarray, shape (n_trees, 2, n_keys, n_in / 2)
-        Of the keys.
-    y_vectors : ndarray, shape (n_keys**2, n_out), or RowGradient
-        Of the output vectors.
-    """
-
-    x: Array
-    keys: Array
-    y_vectors: Array | RowGradient
 
 
 @overload
@@ -155,6 +123,9 @@ def keys_forward(
 
     The result is the same bits on any number of threads.
 
+    If `keys` is an array on a GPU, so must the others be, as for `fff_forward`. There k must be at
+    most 1024.
+
     Examples
     --------
     >>> import numpy as np
@@ -165,6 +136,11 @@ def keys_forward(
     >>> fffnb.keys_forward(np.ones((5, 4), np.float32), keys, y_vectors, k=8).shape
     (5, 2)
     """
+    kind = kind_of(keys)
+    if kind is not None:
+        return keys_cuda.forward(  # type: ignore[no-any-return]
+            kind, x, keys, y_vectors, k, activation, out, return_trace
+        )
     keys, y_vectors = _check_parameters(keys, y_vectors)
     x = _check_samples(x, keys)
     k = check_choice(k, len(y_vectors), "y vectors")
@@ -218,6 +194,8 @@ def keys_backward(
     -----
     The result is the same bits on any number of threads.
 
+    Arrays on a GPU are taken as by `keys_forward`, rows of a trace as by `bag_backward`.
+
     Examples
     --------
     >>> import numpy as np
@@ -228,6 +206,9 @@ def keys_backward(
     >>> grads.x.shape, grads.keys.shape, grads.y_vectors.values.shape
     ((5, 4), (1, 2, 32, 2), (8, 2))
     """
+    kind = kind_of(keys)
+    if kind is not None:
+        return keys_cuda.backward(kind, grad_y, x, keys, y_vectors, trace, sparse)
     keys, y_vectors = _check_parameters(keys, y_vectors)
     x = _check_samples(x, keys)
     lead, width = x.shape[:-1], y_vectors.shape[1]
@@ -260,50 +241,22 @@ def keys_backward(
 
 def _check_parameters(keys: object, y_vectors: object) -> tuple[Array, Array]:
     """Return keys and y vectors that fit together."""
-    for name, array in (("keys", keys), ("y_vectors", y_vectors)):
-        check_host(name, array, "product keys run")
-    shape = check_array("y_vectors", y_vectors).shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"y_vectors must be 2-D (n_keys**2, n_out) and not empty, got {shape}")
-    n_keys = math.isqrt(shape[0])
-    if n_keys**2 != shape[0]:
-        raise ValueError(
-            "the number of y_vectors must be a square, n_keys**2 (1, 4, 9, ...), "
-            f"got {shape[0]} at shape {shape}"
-        )
-    y_vectors = check_native("y_vectors", y_vectors)
-    shape = check_array("keys", keys).shape
-    if len(shape) != 4 or shape[1:3] != (2, n_keys) or 0 in shape:
-        raise ValueError(
-            f"keys must have shape (n_trees, 2, {n_keys}, n_in / 2) for {n_keys**2} y_vectors, "
-            f"not empty, got {shape}"
-        )
-    return check_native("keys", keys, y_vectors.dtype), y_vectors
+    vectors, array = check_array("y_vectors", y_vectors), check_array("keys", keys)
+    check_keys_shapes(array.shape, vectors.shape)
+    vectors = check_native("y_vectors", vectors)
+    return check_native("keys", array, vectors.dtype), vectors
 
 
 def _check_samples(x: object, keys: Array) -> Array:
     """Return samples that fit keys."""
     x = check_rows("x", x, keys.dtype, "keys")
-    n_in = 2 * keys.shape[3]
-    if x.shape[-1] != n_in:
-        raise ValueError(
-            f"x must have {n_in} columns, twice as many as keys of shape {keys.shape}, "
-            f"got {x.shape[-1]}"
-        )
+    check_keys_width(x.shape, keys.shape)
     return x
 
 
 def _check_trace(trace: KeysTrace, lead: tuple[int, ...], keys: Array, y_vectors: Array) -> None:
     """Refuse a trace that another forward pass made."""
-    if not isinstance(trace, KeysTrace):
-        raise TypeError(f"trace must be the KeysTrace of keys_forward, got {type(trace).__name__}")
-    came, wanted = trace[3:], (keys.shape, y_vectors.shape)
-    if came != wanted:
-        raise ValueError(
-            f"trace must come from keys and y_vectors of shapes {wanted[0]} and {wanted[1]}, "
-            f"got one of {came[0]} and {came[1]}"
-        )
-    activation_code(trace.activation)
+    check_keys_origin(trace, keys.shape, y_vectors.shape)
     rows = check_array("trace.rows", trace.rows)
-    k = check_choice(last_axis(rows), len(y_vectors), "y vectors")
+    k = check_choice(last_axis(rows.shape), len(y_vectors), "y vectors")
     check_chosen(trace.scores, rows, (*lead, len(keys), k), len(y_vectors), keys.dtype)

@@ -52,12 +52,14 @@ def forward(
 def run_forward(
     kind: Kind, plan: Plan, inputs: dict[str, Any], like: Any, out: Any, traces: bool
 ) -> tuple[Any, Any, Any]:
-    """Run the forward pass of a plan on inputs at addresses; return y, scores and leaves.
+    """Run the forward pass of a plan on inputs at addresses; return y, scores and what was found.
 
-    New arrays are on the device of `like`. If it does not trace, there are no scores and leaves.
+    New arrays are on the device of `like`. If it does not trace, there are no scores, and nothing
+    was found: leaves, or rows.
     """
     table, batch, real = plan.table, plan.batch, plan.real
     n_trees, scores, leaves = table.shape[0], None, None
+    axes, dtype = plan.found
     if out is None:
         out = kind.empty((*plan.lead, plan.n_out), table.dtype, like)
         out_at = kind.address(out)
@@ -66,7 +68,7 @@ def run_forward(
         plan.check_apart(out_at, inputs)
     if traces:
         scores = kind.empty((*plan.lead, n_trees, table.depth), real, like)
-        leaves = kind.empty((*plan.lead, n_trees), "int32", like)
+        leaves = kind.empty((*plan.lead, *axes), dtype, like)
     if batch > 0:
         run, needs_trace = plan.forward(inputs, out_at, traces)
         with Running(kind, like, table.device) as call:
@@ -74,8 +76,8 @@ def run_forward(
             if traces:
                 found = kind.address(scores), kind.address(leaves)
             elif needs_trace:
-                n_visits = batch * n_trees
-                found = call.take(n_visits * table.depth, real), call.take(n_visits, "int32")
+                n_scores, n_found = n_trees * table.depth, math.prod(axes)
+                found = call.take(batch * n_scores, real), call.take(batch * n_found, dtype)
             run(call, *inputs.values(), *found, out_at)
     return out, scores, leaves
 
@@ -96,11 +98,9 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
 
     If they are `sparse`, these are row gradients. There are no visits where the batch is empty.
     """
-    kind, like, device = call.kind, call.like, call.device
-    batch, n_trees = plan.batch, plan.table.shape[0]
-    lead: tuple[int, ...] = (n_trees, layer.n_rows)
+    kind, like, device, met = call.kind, call.like, call.device, plan.meeting(layer)
+    lead = (met.n_places,) if sparse else met.shape
     if sparse:
-        lead = (cuda.steps.n_places(layer, batch, n_trees),)
         rows, count = kind.empty(lead, "int64", like), kind.empty((1,), "int64", like)
         fill_with_zeros(call, count, BYTES["int64"])
     values = kind.empty((*lead, layer.width), layer.kind, like)
@@ -110,10 +110,11 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
         fill_with_zeros(call, values, n_rows * layer.width * BYTES[layer.kind])
         if bias is not None:
             fill_with_zeros(call, bias, n_rows * BYTES[plan.real])
-    if batch > 0:
+    if plan.batch > 0:
         slots = None
         if sparse:
-            listed = cuda.steps.list_visits(layer, batch, n_trees, device)
+            sizes = met.batch, met.n_trees, met.n_places
+            listed = cuda.steps.list_visits(layer, *sizes, device)
             slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
         store_rows(call, plan, layer, visits, values, bias, slots)
     if not sparse:
@@ -128,8 +129,9 @@ def store_rows(
     """Write the gradients of visited rows and of their biases, by slots where these are given."""
     target = call.kind.address(values)
     biases = target if bias is None else call.kind.address(bias)
-    rule, place = cuda.steps.store(visits.keys), (plan.batch, plan.table.shape[0], call.device)
-    step = cuda.steps.step_visited(layer, *place, rule.kind, slots is not None)
+    rule, met = cuda.steps.store(visits.keys), plan.meeting(layer)
+    place = met.batch, met.n_trees, call.device
+    step = cuda.steps.step_visited(layer, *place, rule.kind, slots is not None, met.per)
     step(call, visits, target, biases, rule, visits.keys if slots is None else slots)
 
 

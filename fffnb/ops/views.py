@@ -44,6 +44,16 @@ class Table(NamedTuple):
         return BYTES[self.dtype] * math.prod(self.shape)
 
 
+class Meeting(NamedTuple):
+    """Who meets the rows of a table whose gradient is asked for."""
+
+    shape: tuple[int, ...]  # first axes of a dense gradient
+    n_places: int  # rows that may be met
+    batch: int
+    n_trees: int
+    per: int = 1  # of the batch so many have one row of x
+
+
 class Plan:
     """A call of which the arguments are checked."""
 
@@ -64,6 +74,7 @@ class Plan:
         self.sizes = {"out": size * n_out, "x": size * n_in, "bias": of_bias * has_bias}
         self.sizes[table.name] = table.n_bytes
         self.layers: dict[Any, Any] = {}
+        self.found: tuple[tuple[int, ...], str] = (table.shape[0],), "int32"  # leaves
 
     def layer(self, *addresses: Any) -> Any:
         """Return the constants of kernels that move arrays which start at these addresses."""
@@ -83,6 +94,12 @@ class Plan:
         """Return the forward pass for arrays at these addresses, and whether it needs a trace."""
         layer, place = self.layer(inputs["x"], inputs["nodes"], out), self.table.device
         return cuda.tree.forward(layer, self.batch, self.table.shape[0], place, traces=traces)
+
+    def meeting(self, layer: Any) -> Meeting:
+        """Return who meets the rows of a layer."""
+        n_trees, batch = self.table.shape[0], self.batch
+        n_places = cuda.steps.n_places(layer, batch, n_trees)
+        return Meeting((n_trees, layer.n_rows), n_places, batch, n_trees)
 
     def check_apart(self, out: Any, inputs: dict[str, Any]) -> None:
         """Refuse an output that lies over an input, all given by their addresses."""
