@@ -133,14 +133,6 @@ def test_keys_backward_refuses(change, error, words):
         fffnb.keys_backward(**{**arguments, **change})
 
 
-def test_arrays_of_a_device_are_refused():
-    torch = pytest.importorskip("torch", reason="asks for a tensor of PyTorch")
-    with pytest.raises(TypeError, match=r"nodes must be .* as the bag runs on the CPU"):
-        fffnb.bag_forward(X, torch.from_numpy(NODES), k=3)
-    with pytest.raises(TypeError, match=r"keys must be .* as product keys run on the CPU"):
-        fffnb.keys_forward(X, torch.from_numpy(KEYS), VECTORS, k=3)
-
-
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "words"),
     [

@@ -249,8 +249,7 @@ def test_the_flat_form_loads_vectors_and_stays_in_registers(case, started):
 
 
 CHOICES = {
-    "bag": (call_bag, (768, 768, 4096, 16, 4096, "float32"), r"v4\.f32"),
-    "bag, few nodes": (call_bag, (784, 500, 64, 8, 128, "float64"), r"v2\.f64"),
+    "bag": (call_bag, (768, 768, 4096, 16, 4096, "float64"), r"v2\.f64"),
     "product keys": (call_keys, (256, 256, 1024, 16, 4096, "bfloat16"), r"v4\.[bu]32"),
 }
 

@@ -69,6 +69,8 @@ def make_tiles_small(patch):
     patch.setattr("fffnb.cuda.steps.CHUNKS", {1: 1, 4: 2, 16: 3})
     tiles = cuda.flat.Tile(1, 4, 2, 1), cuda.flat.Tile(2, 2, 2, 2), cuda.flat.Tile(4, 1, 4, 2)
     patch.setattr("fffnb.cuda.flat.TILES", dict(zip((1, 3, 6), tiles, strict=True)))
+    patch.setattr("fffnb.cuda.product.TILES", ((4, 64), (2, 64)))
+    patch.setattr("fffnb.cuda.product.ENOUGH", 3)
     patch.setattr("fffnb.cuda.tree.MIX_GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.tree.SLOPE_GROUPS", {1: 1, 3: 2, 6: 4})
 
