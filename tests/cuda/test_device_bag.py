@@ -25,12 +25,12 @@ class Bag:
 
     names, gradient = ("x", "nodes", "bias"), "nodes"
     functions = fffnb.bag_forward, fffnb.bag_backward
+    reference = bag_reference
 
     # n_in, n_out, n_nodes, n_trees, k, activation, batch, bias
     SMALL = (
-        (12, 20, 17, 1, 5, "gelu", 7, True),
-        (6, 9, 3, 2, 3, "identity", 5, False),
-        (1, 3, 40, 3, 1, "relu2", 2, True),
+        (12, 20, 9, 1, 5, "gelu", 5, True),
+        (1, 3, 17, 2, 1, "relu2", 3, False),
     )
     LARGE = (
         (768, 768, 4096, 1, 16, "gelu", 600, True),
@@ -47,7 +47,7 @@ class Bag:
         host = [kinds.round_to(part, dtype) if part is not None else None for part in host]
         if bias:
             host[2] = host[2].astype(real)
-        truth = self.reference.forward(*host[:2], *self.last(host))
+        truth = self.reference.forward(*self.arguments(host))
         self.unclear = truth.ambiguous(np.finfo(real).eps, self.k)
         host[0], host[-1] = host[0][~self.unclear], host[-1][~self.unclear]
         self.host, self.given = host, {}
@@ -56,21 +56,21 @@ class Bag:
             if part is not None:
                 self.given[name] = kind.put(part) if name == "bias" else put(part, dtype)
 
-    reference = bag_reference
-
     @staticmethod
     def draw(sizes, batch, real, bias, seed):
         return test_bag.problem(*sizes, batch, real, bias=bias, seed=seed)
 
-    def last(self, host):
-        return self.k, host[2], self.activation
+    def arguments(self, host):
+        """Return the arguments of the reference."""
+        x, nodes, bias, _ = host
+        return x, nodes, self.k, bias, self.activation
 
     def truth(self):
         """Return the mask of chosen nodes, results, and the sizes of their terms."""
-        last, (*layer, _, grad_y) = self.last(self.host), self.host
-        run = self.reference.forward(*layer, *last)
-        grads = self.reference.backward(grad_y, *layer, *last)
-        sizes = self.reference.backward(grad_y, *layer, *last, absolute=True)
+        given, grad_y = self.arguments(self.host), self.host[-1]
+        run = self.reference.forward(*given)
+        grads = self.reference.backward(grad_y, *given)
+        sizes = self.reference.backward(grad_y, *given, absolute=True)
         return run.mask, (run.y, *grads), (run.y_size, *sizes)
 
     def forward(self, **change):
@@ -92,7 +92,7 @@ class Keys(Bag):
     reference = keys_reference
 
     # n_in, n_out, n_keys, n_trees, k, activation, batch, no bias
-    SMALL = ((8, 20, 5, 2, 7, "gelu", 5, False), (2, 3, 9, 1, 3, "silu", 3, False))
+    SMALL = ((8, 20, 4, 2, 5, "gelu", 3, False), (2, 3, 5, 1, 3, "silu", 3, False))
     LARGE = (
         (256, 256, 30, 2, 16, "gelu", 200, False),
         (30, 33, 40, 1, 1000, "identity", 9, False),
@@ -102,16 +102,8 @@ class Keys(Bag):
     def draw(sizes, batch, real, bias, seed):
         return test_keys.problem(*sizes, batch, real, seed=seed)
 
-    def last(self, host):
-        return host[2], self.k, self.activation
-
-    def truth(self):
-        x, keys, y_vectors, grad_y = self.host
-        given = x, keys, y_vectors, self.k, self.activation
-        run = self.reference.forward(*given)
-        grads = self.reference.backward(grad_y, *given)
-        sizes = self.reference.backward(grad_y, *given, absolute=True)
-        return run.mask, (run.y, *grads), (run.y_size, *sizes)
+    def arguments(self, host):
+        return *host[:3], self.k, self.activation
 
 
 FORMS = {"bag": Bag, "keys": Keys}
@@ -153,12 +145,11 @@ def test_equals_the_reference(dtype, form, kind, tiles):
     assert unclear <= 0.03 * samples
 
 
-@form
-@pytest.mark.parametrize("dtype", HALF_UNIT)
-def test_sixteen_bits_are_as_good_as_their_rounding(dtype, form, kind):
+@pytest.mark.parametrize(("form", "dtype"), [(Bag, "float16"), (Keys, "bfloat16")])
+def test_sixteen_bits_are_as_good_as_their_rounding(form, dtype, kind):
     if dtype not in kind.dtypes:
         pytest.skip(f"a {kind.name} holds no {dtype}")
-    check(kind, form, form.SMALL[0], dtype, seed=2)
+    check(kind, form, form.SMALL[-1], dtype, seed=2)
 
 
 def everything(kind, given):
@@ -174,17 +165,18 @@ def everything(kind, given):
 @form
 def test_inputs_stay_and_results_are_the_same_bits_every_time(form, kind, monkeypatch):
     """Also where the threads go in another order, which only the simulator can tell."""
-    given = form(kind, form.SMALL[0], "float32")
+    given = form(kind, form.SMALL[-1], "float32")
     expected = everything(kind, given)
     if kinds.SIMULATED:
         monkeypatch.setattr("simulator.backwards", True)
     assert everything(kind, given) == expected
     for array, was in zip(given.given.values(), given.host, strict=True):
-        np.testing.assert_array_equal(kind.get(array), was)
+        if was is not None:
+            np.testing.assert_array_equal(kind.get(array), was)
 
 
 @form
-@pytest.mark.parametrize("lead", [(), (0,), (2, 3)])
+@pytest.mark.parametrize("lead", [(), (0,), (2, 1)])
 def test_any_leading_axes_and_sparse_gradients(lead, form, kind):
     *sizes, _, _ = form.SMALL[0]
     given = form(kind, (*sizes, int(np.prod(lead)), form is Bag), "float32", seed=1)
@@ -245,8 +237,8 @@ def test_equal_sums_are_told_apart_as_on_the_cpu(k, kind):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @form
 def test_values_that_are_not_finite_stay_in_their_sample(form, kind):
-    given = form(kind, (*form.SMALL[0][:6], 5, form is Bag), "float32")
-    clean, others = kind.get(given.forward()), ~np.isin(np.arange(5), (1, 2))
+    given = form(kind, (*form.SMALL[0][:6], 3, form is Bag), "float32")
+    clean, others = kind.get(given.forward()), np.arange(3) == 0
     given.host[0][1:3, 2] = np.nan, np.inf
     given.given["x"] = kind.put(given.host[0])
     y, trace = given.forward(return_trace=True)
