@@ -26,11 +26,13 @@ from .ops.flat_trace import FlatGradients, FlatTrace
 from .ops.hardening import hardening_loss
 from .ops.keys import keys_backward, keys_forward
 from .ops.keys_trace import KeysGradients, KeysTrace
-from .ops.leaf import LeafGradients, LeafTrace, leaf_backward, leaf_forward
-from .ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
+from .ops.leaf import leaf_backward, leaf_forward
+from .ops.leaf_soft import leaf_backward_soft, leaf_forward_soft
+from .ops.leaf_trace import LeafGradients, LeafSoftTrace, LeafTrace
 from .ops.orthogonality import orthogonality_loss
 from .ops.rules import RowGradient, UpdateRule
-from .ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
+from .ops.soft import fff_backward_soft, fff_forward_soft
+from .ops.soft_trace import SoftTrace
 from .ops.straight import straight_through
 from .ops.trace import Gradients, Trace
 from .ops.transfer import to_device

@@ -11,7 +11,8 @@ from numpy.typing import DTypeLike
 from ..init import init_leaf
 from ..leaves import LeafBias
 from ..ops.leaf import leaf_forward
-from ..ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
+from ..ops.leaf_soft import leaf_backward_soft, leaf_forward_soft
+from ..ops.leaf_trace import LeafSoftTrace
 from .form_layer import FormLayer
 from .layer import Array, Gradients
 from .soft_layer import SoftLayer

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..ops.hardening import hardening_loss
-from ..ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
+from ..ops.soft import fff_backward_soft, fff_forward_soft
+from ..ops.soft_trace import SoftTrace
 from .evaluate import EVALUATION_BATCH, predict, share_right
 from .layer import Array, Gradients, Layer, Observer, Several
 from .layers import FFF

@@ -9,9 +9,9 @@ from typing import Literal
 
 from .. import cpu
 from .arrays import Array, check_native, unlocked
-from .leaf_soft import LeafSoftTrace, check_leaf_states
+from .leaf_trace import LeafSoftTrace, check_leaf_states
 from .paths import gate_code
-from .soft import SoftTrace, check_states
+from .soft_trace import SoftTrace, check_states
 
 
 def hardening_loss(

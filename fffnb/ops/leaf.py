@@ -6,7 +6,7 @@ Source: Belcak and Wattenhofer, "Fast Feedforward Networks" (arXiv:2308.14711): 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import numpy as np
 
@@ -27,55 +27,9 @@ from .arrays import (
     unlocked,
 )
 from .device import check_host
+from .leaf_trace import LeafGradients, LeafTrace, check_leaf_trace
 from .rules import RowGradient
-from .trace import activation_code, as_paths, check_leaves, new_paths, with_lead
-
-
-class LeafTrace(NamedTuple):
-    """What a hard forward pass saw, from which the backward pass follows.
-
-    Attributes
-    ----------
-    scores : ndarray, shape (..., n_trees, width)
-        The score of every hidden neuron of the leaf, before the activation.
-    leaves : ndarray of int32, shape (..., n_trees)
-        The leaf that a sample came to in each tree, 0 to ``2**depth - 1``.
-    activation : str
-        Name of the activation.
-    has_bias : bool
-        Whether there were biases.
-    routers_shape, leaves_shape : tuple of int
-        Shapes of the parameters.
-    """
-
-    scores: Array
-    leaves: Array
-    activation: str
-    has_bias: bool
-    routers_shape: tuple[int, ...]
-    leaves_shape: tuple[int, ...]
-
-
-class LeafGradients(NamedTuple):
-    """Gradients of a loss with respect to the arguments of `leaf_forward` and its soft form.
-
-    Attributes
-    ----------
-    x : ndarray, shape (..., n_in)
-        Of the input.
-    routers : ndarray, shape (n_trees, 2**depth - 1, n_in), or None
-        Of the routers; None from the hard form.
-    leaves : ndarray, shape (n_trees, 2**depth, width, n_in + n_out), or RowGradient
-        Of the hidden neurons.
-    bias : LeafBias or None
-        Of the biases; None without. From the hard form that of the routers is None, and with row
-        gradients those of the others are `RowGradient`, their rows the visited leaves.
-    """
-
-    x: Array
-    routers: Array | None
-    leaves: Array | RowGradient
-    bias: LeafBias | None
+from .trace import activation_code, as_paths, new_paths, with_lead
 
 
 @overload
@@ -241,7 +195,7 @@ def leaf_backward(
     (n_trees, n_leaves, width, size), lead, n_in = leaves.shape, x.shape[:-1], x.shape[-1]
     grad_y = check_rows("grad_y", grad_y, routers.dtype, "routers")
     check_shape("grad_y", grad_y, (*lead, size - n_in), "that of the output of x and leaves")
-    _check_trace(trace, lead, routers, leaves)
+    check_leaf_trace(trace, lead, routers, leaves)
     samples, grad_samples = as_batch(x), as_batch(grad_y)
     batch = len(samples)
     grad_x = buffers.empty((batch, n_in), routers.dtype)
@@ -318,28 +272,3 @@ def check_bias(bias: object, routers: Array, leaves: Array) -> LeafBias | None:
         check_shape(f"bias.{name}", array, shape, "that of routers and leaves")
         arrays.append(unlocked(array))
     return LeafBias(*arrays)
-
-
-def check_origin(
-    came: tuple[tuple[int, ...], ...], activation: str, routers: Array, leaves: Array
-) -> None:
-    """Refuse a trace of parameters of other shapes, or of an unknown activation."""
-    wanted = routers.shape, leaves.shape
-    if came != wanted:
-        raise ValueError(
-            f"trace must come from routers and leaves of shapes {wanted[0]} and {wanted[1]}, "
-            f"got one of {came[0]} and {came[1]}"
-        )
-    activation_code(activation)
-
-
-def _check_trace(trace: LeafTrace, lead: tuple[int, ...], routers: Array, leaves: Array) -> None:
-    """Refuse a trace that another forward pass made."""
-    if not isinstance(trace, LeafTrace):
-        raise TypeError(f"trace must be the LeafTrace of leaf_forward, got {type(trace).__name__}")
-    check_origin(trace[4:], trace.activation, routers, leaves)
-    n_trees, n_leaves, width, _ = leaves.shape
-    check_native("trace.scores", trace.scores, routers.dtype)
-    shape = (*lead, n_trees, width)
-    check_shape("trace.scores", trace.scores, shape, "leading axes of x, trees, width")
-    check_leaves(trace.leaves, (*lead, n_trees), n_leaves)

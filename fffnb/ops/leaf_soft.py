@@ -7,7 +7,7 @@ leak; the smooth step of Hazimeh et al., "The Tree Ensemble Layer" (ICML 2020).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import numpy as np
 
@@ -16,45 +16,10 @@ from ..activations import ACTIVATIONS
 from ..leaves import LeafBias
 from ..nodes import refuse_beyond_memory
 from .arrays import Array, as_batch, check_native, check_rows, check_shape, unlocked
-from .leaf import LeafGradients, check_bias, check_origin, check_parameters, check_samples
+from .leaf import check_bias, check_parameters, check_samples
+from .leaf_trace import LeafGradients, LeafSoftTrace, check_leaf_soft_origin, check_leaf_states
 from .paths import check_leak, check_temperature, draw_leaks, gate_code
 from .trace import activation_code
-
-
-class LeafSoftTrace(NamedTuple):
-    """What a soft forward pass saw, from which the backward pass follows.
-
-    Attributes
-    ----------
-    router_scores : ndarray, shape (..., n_trees, 2**depth - 1)
-        The score of every router.
-    weights : ndarray, shape (..., n_trees, 2**(depth + 1) - 1)
-        The share of the sample that reaches each router, and then each leaf; those of the leaves
-        sum to one.
-    scores : ndarray, shape (..., n_trees, 2**depth, width)
-        The score of every hidden neuron, before the activation.
-    leaks : ndarray of bool, shape of router_scores, or None
-        Which routers swapped their children; None without leak.
-    activation, gate : str
-        Names of the activation and of the gate.
-    temperature : float
-        The temperature.
-    has_bias : bool
-        Whether there were biases.
-    routers_shape, leaves_shape : tuple of int
-        Shapes of the parameters.
-    """
-
-    router_scores: Array
-    weights: Array
-    scores: Array
-    leaks: Array | None
-    activation: str
-    gate: str
-    temperature: float
-    has_bias: bool
-    routers_shape: tuple[int, ...]
-    leaves_shape: tuple[int, ...]
 
 
 @overload
@@ -248,16 +213,8 @@ def leaf_backward_soft(
     grad_y = check_rows("grad_y", grad_y, routers.dtype, "routers")
     shape = *lead, leaves.shape[3] - n_in
     check_shape("grad_y", grad_y, shape, "that of the output of x and leaves")
-    if not isinstance(trace, LeafSoftTrace):
-        raise TypeError(
-            f"trace must be the LeafSoftTrace of leaf_forward_soft, got {type(trace).__name__}"
-        )
-    check_origin(trace[8:], trace.activation, routers, leaves)
+    check_leaf_soft_origin(trace, routers.shape, leaves.shape, bias)
     check_leaf_states(trace, lead, routers.dtype)
-    if trace.has_bias != (bias is not None):
-        raise ValueError(
-            f"bias must be that of the forward pass, which had {'one' if bias is None else 'none'}"
-        )
     of_routers, table = (batch, *routers.shape[:2]), _by_tree(unlocked(leaves))
     if grad_scores is not None:
         grad_scores = check_native("grad_scores", grad_scores, routers.dtype)
@@ -288,24 +245,6 @@ def leaf_backward_soft(
         pairs = zip(biases, bias, strict=True)
         grad_bias = LeafBias(*(grad.reshape(each.shape) for grad, each in pairs))
     return LeafGradients(grad_x, grad_routers, grad_leaves, grad_bias)
-
-
-def check_leaf_states(trace: LeafSoftTrace, lead: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse scores, weights, leaks, gate and temperature that no forward pass made."""
-    gate_code(trace.gate)
-    check_temperature(trace.temperature)
-    n_trees, n_nodes, _ = trace.routers_shape
-    of_routers = *lead, n_trees, n_nodes
-    states = [
-        ("router_scores", trace.router_scores, dtype, of_routers),
-        ("weights", trace.weights, dtype, (*lead, n_trees, 2 * n_nodes + 1)),
-        ("scores", trace.scores, dtype, (*lead, *trace.leaves_shape[:3])),
-    ]
-    if trace.leaks is not None:
-        states.append(("leaks", trace.leaks, np.dtype(np.bool_), of_routers))
-    for name, array, kind, shape in states:
-        name = f"trace.{name}"
-        check_shape(name, check_native(name, array, kind), shape, "that of x, routers and leaves")
 
 
 def _by_tree(leaves: Array) -> Array:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...leaves import LeafBias
-from ...ops.leaf import LeafGradients, LeafTrace, leaf_backward, leaf_forward
-from ...ops.leaf_soft import LeafSoftTrace, leaf_backward_soft, leaf_forward_soft
+from ...ops.leaf import leaf_backward, leaf_forward
+from ...ops.leaf_soft import leaf_backward_soft, leaf_forward_soft
+from ...ops.leaf_trace import LeafGradients, LeafSoftTrace, LeafTrace
 from .hardening import DRAWS, OPTIONS, no_leaks, slopes_of, weighed_loss
 from .library import make_operators
 from .tensors import lend, take

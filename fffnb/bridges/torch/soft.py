@@ -7,7 +7,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from ... import nn
-from ...ops.soft import SoftTrace, fff_backward_soft, fff_forward_soft
+from ...ops.soft import fff_backward_soft, fff_forward_soft
+from ...ops.soft_trace import SoftTrace
 from ...ops.trace import Gradients, activation_code
 from .hardening import (
     DRAWS,
