@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,9 @@ def path(request, monkeypatch):
 @pytest.fixture
 def forget_kernels():
     """Give a function that forgets all GPU kernels, as after a change of what is compiled in."""
-    names = ("bag", "bag_choose", "flat", "flat_walk", "keys", "keys_choose", "order", "product")
-    names += ("rows", "steps", "tree", "tree_backward", "tree_leap", "tree_mix", "tree_steps")
-    names += ("tree_walk", "update")
+    package = importlib.import_module("fffnb.cuda")
+    names = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    names -= {"cache", "launch", "simt", "support", "team"}
 
     def forget():
         for name in names:

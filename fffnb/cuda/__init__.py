@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import bag, flat, keys, launch, steps, support, tree
+    from . import bag, flat, keys, launch, leaf, leaf_soft, soft, steps, support, tree
 
-__all__ = ["bag", "flat", "keys", "launch", "steps", "support", "tree"]
+__all__ = ["bag", "flat", "keys", "launch", "leaf", "leaf_soft", "soft", "steps", "support", "tree"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -42,9 +42,9 @@ class Kernel:
     """A kernel body and the kinds of its arguments.
 
     A signature names for each argument what it is: "int" and "float", which come last, are scalars
-    of 64 bits, every other word an array: of "stored" numbers, of "real" ones to compute with, or
-    of int32 or int64. All launches of a kernel have blocks of the same size. Blocks form clusters
-    of so many.
+    of 64 bits, every other word an array: of "stored" numbers, of "real" ones to compute with, of
+    bool, int32 or int64. All launches of a kernel have blocks of the same size. Blocks form
+    clusters of so many.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Kernel:
             "float": types.float64,
             "stored": STORED[self.kind],
             "real": REAL[self.kind],
+            "bool": types.uint8,
             "int32": types.int32,
             "int64": types.int64,
         }
@@ -201,6 +202,17 @@ def capability_of(device: int) -> tuple[int, int]:
 
     major, minor = Device(device).compute_capability
     return int(major), int(minor)
+
+
+@functools.cache
+def memory_of(device: int) -> int:
+    """Return how many bytes of memory a device has."""
+    if SIMULATED:
+        return sys.maxsize
+    handle, size = ctypes.c_int(), ctypes.c_size_t()
+    driver().cuDeviceGet(ctypes.byref(handle), device)
+    driver().cuDeviceTotalMem_v2(ctypes.byref(size), handle)
+    return size.value
 
 
 def has_clusters(device: int) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from .. import cuda
 
 #: Bytes of a number, by the names of all dtypes that kernels know.
-BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8}
+BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "bool": 1}
 
 #: The driver's number for it.
 OUT_OF_MEMORY = 2

@@ -15,6 +15,7 @@ import numpy as np
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
 from ..nodes import refuse_beyond_memory
+from . import soft_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -26,7 +27,7 @@ from .arrays import (
     output_width,
     unlocked,
 )
-from .device import check_host
+from .device import kind_of
 from .paths import check_leak, check_temperature, draw_leaks, gate_code
 from .soft_trace import SoftTrace, check_states
 from .trace import Gradients, activation_code, check_origin
@@ -121,8 +122,8 @@ def fff_forward_soft(
     TypeError, ValueError
         If an argument is of a wrong kind, dtype, shape or layout; nothing has been computed then.
     MemoryError
-        If scores and weights of all nodes would not fit in the memory of this machine; says how
-        many bytes they take.
+        If scores and weights of all nodes would not fit in the memory of this machine, or of the
+        GPU; says how many bytes they take.
 
     Notes
     -----
@@ -134,6 +135,9 @@ def fff_forward_soft(
     The dense products are those of NumPy, whose library decides on their last bits; all else is the
     same bits on any number of threads. A score that is NaN makes the output of its sample NaN, and
     of no other.
+
+    If `nodes` is an array on a GPU, float32 or float64, so must the others be, as for
+    `fff_forward`; the leaks of a seed are others there.
 
     Examples
     --------
@@ -147,7 +151,11 @@ def fff_forward_soft(
     ...                  fffnb.fff_forward(x, nodes)))
     True
     """
-    nodes, _ = check_host_nodes(nodes)
+    kind = kind_of(nodes)
+    if kind is not None:
+        options = temperature, gate, leak, rng, bias, activation, n_out, return_trace
+        return soft_cuda.forward(kind, x, nodes, *options)  # type: ignore[no-any-return]
+    nodes, _ = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
     width = output_width(n_in, nodes.shape, n_out)
@@ -216,7 +224,10 @@ def fff_backward_soft(
     >>> grads.x.shape, grads.nodes.shape, grads.bias
     ((5, 3), (1, 15, 5), None)
     """
-    nodes, _ = check_host_nodes(nodes)
+    kind = kind_of(nodes)
+    if kind is not None:
+        return soft_cuda.backward(kind, grad_y, x, nodes, trace, grad_scores)
+    nodes, _ = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
     width = output_width(n_in, nodes.shape, None)
@@ -244,12 +255,6 @@ def fff_backward_soft(
         grad_nodes,
     )
     return Gradients(grad_x, grad_nodes, slopes.sum(axis=0) if trace.has_bias else None)
-
-
-def check_host_nodes(nodes: object) -> tuple[Array, int]:
-    """Return nodes that lie on the CPU, and their depth."""
-    check_host("nodes", nodes, "soft training runs")
-    return check_nodes(nodes)
 
 
 def _leaks(leaks: Array | None) -> Array:

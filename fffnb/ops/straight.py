@@ -14,13 +14,14 @@ from .arrays import (
     Array,
     as_batch,
     check_node_bias,
+    check_nodes,
     check_rows,
     check_shape,
     output_width,
     unlocked,
 )
+from .device import check_host
 from .paths import check_temperature, gate_code
-from .soft import check_host_nodes
 from .trace import Trace, as_paths, check_trace
 
 
@@ -84,7 +85,8 @@ def straight_through(
     >>> fffnb.straight_through(np.ones_like(y), x, nodes, trace, temperature=0.5).shape
     (5, 1, 4)
     """
-    nodes, depth = check_host_nodes(nodes)
+    check_host("nodes", nodes, "the straight-through gradient runs")
+    nodes, depth = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
     width = output_width(n_in, nodes.shape, None)

@@ -244,6 +244,12 @@ def check_floats(name: str, array: Any, kind: Kind) -> View:
     return found
 
 
+def check_wide(name: str, dtype: str) -> None:
+    """Refuse 16 bits, where no kernel takes them."""
+    if dtype not in ("float32", "float64"):
+        raise TypeError(f"{name} must be float32 or float64 in this form, got {dtype}")
+
+
 def check_samples(name: str, array: Any, kind: Kind, table: Table) -> View:
     """Return an input (..., n) that has the dtype of a table."""
     rows = view(name, array, kind, table.device)

@@ -43,6 +43,8 @@ def framework(name):
 
 def poison(dtype):
     """Return what cannot pass for a result."""
+    if dtype == "bool":
+        return True
     return np.nan if "float" in dtype else np.iinfo(dtype).min // 2
 
 

@@ -1,0 +1,147 @@
+"""Soft training of the tree on the GPU: all nodes of all trees, by products of matrices.
+
+As in `tree`; what leads to which node is up to `soft_paths`. Leaks are bytes, 1 where a node leaks;
+where there are none, any array stands in for them, as for a bias.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .dense import Steps, add_up, matmul
+from .launch import KEPT, Call
+from .soft_paths import Places, collect, share_out
+from .tree import Operand
+
+__all__ = ["Forest", "Gating", "Places", "backward", "forward"]
+
+#: The least temperature of each dtype: below it scores are as good as infinite.
+COLDEST = {"float32": 2.0**-126, "float64": 2.0**-1022}
+
+
+class Forest(NamedTuple):
+    """What is known of a call before its arrays: sizes, and numbers that one load may take."""
+
+    places: Places
+    n_in: int
+    n_out: int
+    n_trees: int
+    batch: int
+    length: int
+    device: int
+
+    @property
+    def kind(self) -> str:
+        """The kind of all numbers."""
+        return self.places.kind
+
+
+class Gating(NamedTuple):
+    """What shares out a sample beside the scores: the seed and the probability of leaks."""
+
+    seed: int
+    leak: float
+    temperature: float
+
+
+@functools.lru_cache(KEPT)
+def forward(forest: Forest, has_bias: bool) -> Callable[..., None]:
+    """Return run(...), a forward pass made ready.
+
+    ``run(call, x, nodes, bias, leaks, scores, weights, y, gating)`` writes leaks, scores and
+    weights (batch, n_trees, n_nodes) and y (batch, n_out).
+    """
+    places, n_in, n_out, n_trees, batch, length, device = forest
+    kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
+    scored = matmul(
+        kind,
+        (batch, n_nodes, n_in),
+        (Steps(0, n_in, 1), Steps(0, width, 1), Steps(0, n_nodes, 1)),
+        device,
+        length=length,
+        has_bias=has_bias,
+    )
+    mixed = matmul(
+        kind,
+        (batch, n_out, n_nodes),
+        (Steps(0, n_nodes, 1), Steps(n_in, 1, width), Steps(0, n_out, 1)),
+        device,
+        length=length,
+    )
+    share = share_out(places).bind(device, (batch * n_trees, 1, 1), places.threads)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        x, nodes, bias, leaks, scores, weights, y, gating = arrays
+        coefs = call.take(batch * n_nodes, kind)
+        scored(call, x, nodes, scores, bias)
+        found, temperature = (scores, weights, coefs), cooled(kind, gating.temperature)
+        share(call.stream, scores, leaks, *found, gating.seed, gating.leak, temperature)
+        mixed(call, coefs, nodes, y)
+
+    return run
+
+
+@functools.lru_cache(KEPT)
+def backward(forest: Forest, more: bool) -> Callable[..., None]:
+    """Return run(...), a backward pass made ready; with `more` it takes gradients of scores.
+
+    ``run(call, grad_y, x, nodes, leaks, scores, weights, extra, grad_x, grad_nodes, grad_bias,
+    temperature)`` writes the gradients of x, of nodes and, if it is not None, of the bias.
+    """
+    places, n_in, n_out, n_trees, batch, length, device = forest
+    kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
+    by_node = Steps(0, n_nodes, 1)
+    valued = matmul(
+        kind,
+        (batch, n_nodes, n_out),
+        (Steps(0, n_out, 1), Steps(n_in, width, 1), by_node),
+        device,
+        length=length,
+    )
+    to_x = matmul(
+        kind,
+        (batch, n_in, n_nodes),
+        (by_node, Steps(0, 1, width), Steps(0, n_in, 1)),
+        device,
+        length=length,
+    )
+    by_sample = Steps(0, 1, n_nodes)
+    to_x_vectors = matmul(
+        kind,
+        (n_nodes, n_in, batch),
+        (by_sample, Steps(0, 1, n_in), Steps(0, width, 1)),
+        device,
+        length=length,
+    )
+    to_y_vectors = matmul(
+        kind,
+        (n_nodes, n_out, batch),
+        (by_sample, Steps(0, 1, n_out), Steps(n_in, width, 1)),
+        device,
+        length=length,
+    )
+    collected = collect(places, False, more).bind(device, (batch * n_trees, 1, 1), places.threads)
+    to_bias = add_up(kind, batch, n_nodes, device)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        grad_y, x, nodes, leaks, scores, weights, extra, *grads, temperature = arrays
+        grad_x, grad_nodes, grad_bias = grads
+        values, coefs, slopes = (call.take(batch * n_nodes, kind) for _ in range(3))
+        valued(call, grad_y, nodes, values)
+        paths = scores, leaks, scores, weights, values, extra
+        written = values, values, coefs, slopes, slopes
+        collected(call.stream, *paths, *written, cooled(kind, temperature))
+        to_x(call, slopes, nodes, grad_x)
+        to_x_vectors(call, slopes, x, grad_nodes)
+        to_y_vectors(call, coefs, grad_y, grad_nodes)
+        if grad_bias is not None:
+            to_bias(call, slopes, grad_bias)
+
+    return run
+
+
+def cooled(kind: str, temperature: float) -> float:
+    """Return a temperature that is not zero as a number of a kind."""
+    return max(temperature, COLDEST[kind])
