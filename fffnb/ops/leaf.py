@@ -13,7 +13,7 @@ import numpy as np
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
 from ..leaves import LeafBias
-from ..nodes import depth_of
+from . import leaf_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -26,8 +26,17 @@ from .arrays import (
     output_for,
     unlocked,
 )
-from .device import check_host
-from .leaf_trace import LeafGradients, LeafTrace, check_leaf_trace
+from .device import kind_of
+from .leaf_trace import (
+    LeafGradients,
+    LeafTrace,
+    bias_shapes,
+    check_leaf_bias,
+    check_leaf_shape,
+    check_leaf_trace,
+    check_leaf_width,
+    check_router_shape,
+)
 from .rules import RowGradient
 from .trace import activation_code, as_paths, new_paths, with_lead
 
@@ -109,6 +118,9 @@ def leaf_forward(
     This is the paper's inference; `leaf_forward_soft` is its training. A score that is NaN goes
     left. The result is the same bits on any number of threads.
 
+    If `routers` is an array on a GPU, float32 or float64, so must the others be, as for
+    `fff_forward`.
+
     Examples
     --------
     >>> import numpy as np
@@ -117,6 +129,10 @@ def leaf_forward(
     >>> fffnb.leaf_forward(np.ones((5, 3), np.float32), routers, leaves, bias=bias).shape
     (5, 2)
     """
+    kind = kind_of(routers)
+    if kind is not None:
+        options = bias, activation, out, return_trace
+        return leaf_cuda.forward(kind, x, routers, leaves, *options)  # type: ignore[no-any-return]
     routers, leaves = check_parameters(routers, leaves)
     x = check_samples(x, routers)
     bias = check_bias(bias, routers, leaves)
@@ -161,7 +177,7 @@ def leaf_backward(
         Return the gradients of the leaves and of their biases as `RowGradient`, which holds the
         visited leaves alone: at most batch · n_trees, however many there are. The rows of `leaves`
         are hidden neurons, ``(tree * n_leaves + leaf) * width + neuron``, those of the biases are
-        leaves, ``tree * n_leaves + leaf``.
+        leaves, ``tree * n_leaves + leaf``. On the CPU alone.
 
     Returns
     -------
@@ -190,6 +206,9 @@ def leaf_backward(
     >>> grads.leaves.values.shape
     (8, 5)
     """
+    kind = kind_of(routers)
+    if kind is not None:
+        return leaf_cuda.backward(kind, grad_y, x, routers, leaves, trace, sparse)
     routers, leaves = check_parameters(routers, leaves)
     x = check_samples(x, routers)
     (n_trees, n_leaves, width, size), lead, n_in = leaves.shape, x.shape[:-1], x.shape[-1]
@@ -227,46 +246,25 @@ def leaf_backward(
 
 def check_parameters(routers: object, leaves: object) -> tuple[Array, Array]:
     """Return routers and leaves that make a forest."""
-    for name, array in (("routers", routers), ("leaves", leaves)):
-        check_host(name, array, "the leaf form runs")
-    shape = check_array("routers", routers).shape
-    if len(shape) != 3 or 0 in shape:
-        raise ValueError(f"routers must be 3-D (n_trees, n_nodes, n_in), not empty, got {shape}")
-    try:
-        depth_of(shape[1])
-    except ValueError as error:
-        raise ValueError(f"routers of shape {shape}: {error}") from None
+    check_router_shape(check_array("routers", routers).shape)
     routers = check_native("routers", routers)
-    (n_trees, n_nodes, n_in), forest = shape, (shape[0], shape[1] + 1)
-    shape = check_array("leaves", leaves).shape
-    if len(shape) != 4 or shape[:2] != forest or shape[2] == 0 or shape[3] <= n_in:
-        raise ValueError(
-            f"leaves must have shape ({n_trees}, {n_nodes + 1}, width, {n_in} + n_out) with "
-            f"width >= 1 and n_out >= 1 for routers of shape {routers.shape}, got {shape}"
-        )
+    check_leaf_shape(check_array("leaves", leaves).shape, routers.shape)
     return routers, check_native("leaves", leaves, routers.dtype)
 
 
 def check_samples(x: object, routers: Array) -> Array:
     """Return samples that fit routers."""
     x = check_rows("x", x, routers.dtype, "routers")
-    if x.shape[-1] != routers.shape[2]:
-        raise ValueError(f"x must have {routers.shape[2]} columns like routers, got {x.shape[-1]}")
+    check_leaf_width(x.shape, routers.shape)
     return x
 
 
 def check_bias(bias: object, routers: Array, leaves: Array) -> LeafBias | None:
     """Return biases that fit routers and leaves, as kernels take them."""
+    bias = check_leaf_bias(bias)
     if bias is None:
         return None
-    if not isinstance(bias, LeafBias):
-        raise TypeError(f"bias must be a LeafBias, got {type(bias).__name__}")
-    shapes = (
-        routers.shape[:2],
-        leaves.shape[:3],
-        (*leaves.shape[:2], leaves.shape[3] - routers.shape[2]),
-    )
-    arrays = []
+    shapes, arrays = bias_shapes(routers.shape, leaves.shape), []
     for name, array, shape in zip(bias._fields, bias, shapes, strict=True):
         array = check_native(f"bias.{name}", array, routers.dtype)
         check_shape(f"bias.{name}", array, shape, "that of routers and leaves")

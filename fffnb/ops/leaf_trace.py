@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..leaves import LeafBias
+from ..nodes import depth_of
 from .arrays import Array, check_native, check_shape
 from .paths import check_temperature, gate_code
 from .rules import RowGradient
@@ -94,6 +95,46 @@ class LeafSoftTrace(NamedTuple):
     has_bias: bool
     routers_shape: tuple[int, ...]
     leaves_shape: tuple[int, ...]
+
+
+def check_router_shape(shape: tuple[int, ...]) -> int:
+    """Return the depth of routers of this shape."""
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"routers must be 3-D (n_trees, n_nodes, n_in), not empty, got {shape}")
+    try:
+        return depth_of(shape[1])
+    except ValueError as error:
+        raise ValueError(f"routers of shape {shape}: {error}") from None
+
+
+def check_leaf_shape(shape: tuple[int, ...], routers: tuple[int, ...]) -> None:
+    """Refuse leaves of a shape that does not make a forest with routers of theirs."""
+    n_trees, n_nodes, n_in = routers
+    if len(shape) != 4 or shape[:2] != (n_trees, n_nodes + 1) or not shape[2] or shape[3] <= n_in:
+        raise ValueError(
+            f"leaves must have shape ({n_trees}, {n_nodes + 1}, width, {n_in} + n_out) with "
+            f"width >= 1 and n_out >= 1 for routers of shape {routers}, got {shape}"
+        )
+
+
+def check_leaf_width(x: tuple[int, ...], routers: tuple[int, ...]) -> None:
+    """Refuse samples of another width than that of routers."""
+    if x[-1] != routers[2]:
+        raise ValueError(f"x must have {routers[2]} columns like routers, got {x[-1]}")
+
+
+def check_leaf_bias(bias: object) -> LeafBias | None:
+    """Return biases if they are all three, or None."""
+    if bias is not None and not isinstance(bias, LeafBias):
+        raise TypeError(f"bias must be a LeafBias, got {type(bias).__name__}")
+    return bias
+
+
+def bias_shapes(
+    routers: tuple[int, ...], leaves: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of the biases of routers, hidden neurons and outputs."""
+    return routers[:2], leaves[:3], (*leaves[:2], leaves[3] - routers[2])
 
 
 def check_leaf_origin(trace: object, routers: tuple[int, ...], leaves: tuple[int, ...]) -> None:

@@ -1,0 +1,76 @@
+"""The leaf form on the GPU: the kernels of `leaf_group` put to work, as in `tree`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from .launch import KEPT, Call
+from .layer import FEWEST
+from .leaf_group import Leaves, descend, gradient_columns, meet, mix, sum_leaves
+from .order import sort_by_leaf
+from .tree import Operand, by_batch
+from .tree_mix import slices
+
+__all__ = ["Leaves", "backward", "forward"]
+
+#: Samples that a team takes: few where the batch is small and would not fill the device.
+GROUPS = {1: 1, 1024: 2, 4096: 4}
+
+
+@functools.lru_cache(KEPT)
+def forward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..., None]:
+    """Return run(...), a forward pass made ready.
+
+    ``run(call, x, routers, table, router_bias, hidden, outputs, scores, leaves, y)`` writes scores
+    (batch, n_trees, width), leaves (batch, n_trees) and y (batch, n_out).
+    """
+    kernel, threads, samples = descend(layer)
+    down = kernel.bind(device, (-(-batch // samples), 1, 1), threads)
+    sort = sort_by_leaf(batch, n_trees, layer.n_leaves - 1, device)
+    met, mixed = _passes(layer, batch, n_trees, device, False)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        x, routers, table, router_bias, hidden, outputs, scores, leaves, y = arrays
+        down(call.stream, x, routers, router_bias, leaves, batch, n_trees)
+        keys, coefs = sort(call, leaves), call.take(batch * n_trees * layer.width, layer.kind)
+        met(call.stream, keys, x, table, hidden, scores, coefs, coefs, batch, n_trees)
+        mixed(call.stream, keys, leaves, coefs, table, outputs, y, batch, n_trees)
+
+    return run
+
+
+@functools.lru_cache(KEPT)
+def backward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..., None]:
+    """Return run(...), a backward pass made ready.
+
+    ``run(call, grad_y, x, table, scores, leaves, grad_x, neurons, hidden, outputs)`` writes the
+    gradients of x, of the table and of the biases of neurons and outputs.
+    """
+    sort = sort_by_leaf(batch, n_trees, layer.n_leaves - 1, device)
+    met, mixed = _passes(layer, batch, n_trees, device, True)
+    kernel, threads = sum_leaves(layer)
+    blocks = -(-gradient_columns(layer) // (FEWEST * layer.length))
+    summed = kernel.bind(device, (layer.n_leaves, n_trees * layer.tiles, blocks), threads)
+
+    def run(call: Call, *arrays: Operand) -> None:
+        grad_y, x, table, scores, leaves, grad_x, *grads = arrays
+        keys, n_visits = sort(call, leaves), batch * n_trees * layer.width
+        coefs, slopes = call.take(n_visits, layer.kind), call.take(n_visits, layer.kind)
+        met(call.stream, keys, grad_y, table, table, scores, coefs, slopes, batch, n_trees)
+        mixed(call.stream, keys, leaves, slopes, table, table, grad_x, batch, n_trees)
+        summed(call.stream, keys, x, grad_y, coefs, slopes, *grads, batch, n_trees)
+
+    return run
+
+
+def _passes(
+    layer: Leaves, batch: int, n_trees: int, device: int, back: bool
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return the kernels `meet` and `mix` of one way, made ready."""
+    group = by_batch(GROUPS, batch)
+    kernel, threads, samples = meet(layer, group, back)
+    met = kernel.bind(device, (-(-batch // samples), n_trees, layer.tiles), threads)
+    kernel, threads, samples = mix(layer, group, back)
+    n_slices, _ = slices(layer.n_in if back else layer.n_out, layer.length, group)
+    return met, kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)

@@ -1,0 +1,319 @@
+"""The leaf form on the GPU: samples that came to the same leaf meet its hidden neurons together.
+
+Arrays are flat: x (batch, n_in), routers (n_trees, n_nodes, n_in), table (n_trees, n_leaves, width,
+n_in + n_out), hidden (n_trees, n_leaves, width) and outputs (n_trees, n_leaves, n_out), which are
+biases, scores, coefs and slopes (batch, n_trees, width), leaves (batch, n_trees), y (batch, n_out);
+`keys` as in `order`. In the order of the keys, neighbours mostly share a leaf: a team takes a few
+of them and reads a row once for all that share it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from numba import cuda, int64
+
+from .launch import Kernel
+from .layer import FEWEST, SMALL_SHARE, team_of
+from .order import SAMPLE
+from .simt import REAL, dot_of, helper, mover, peek, poke, row_movers, share_of, vector_length
+from .team import team_sum, team_sums
+from .tree_mix import slices
+from .tree_walk import activate, derivative
+
+#: Neurons of a leaf that a thread works on at once.
+NEURONS = 8
+
+#: Teams of a block that scores or mixes, and of one that sums gradients.
+TEAMS, SHARES = 4, 8
+
+#: Visits that a thread of a gradient reads at once, so that they wait for memory together.
+AHEAD = 4
+
+
+class Leaves(NamedTuple):
+    """What is known of a layer when its kernels are compiled."""
+
+    kind: str
+    n_in: int
+    n_out: int
+    depth: int  # of the routers
+    width: int
+    activation: int
+    has_bias: bool
+    length: int  # numbers of one load, of all rows
+
+    @property
+    def n_leaves(self) -> int:
+        """Leaves of a tree."""
+        return 1 << self.depth
+
+    @property
+    def size(self) -> int:
+        """Numbers of a row of the table."""
+        return self.n_in + self.n_out
+
+    @property
+    def held(self) -> int:
+        """Neurons that a thread works on at once."""
+        return min(self.width, NEURONS)
+
+    @property
+    def tiles(self) -> int:
+        """How many times so many neurons there are in a leaf."""
+        return -(-self.width // self.held)
+
+
+@functools.cache
+def descend(layer):
+    """Return the kernel that writes leaves; a team takes one sample down the trees."""
+    lanes, teams = team_of(layer.n_in, SMALL_SHARE)
+    share = share_of(layer.n_in, layer.length, lanes)
+    fetch, _ = row_movers(layer.kind, layer.n_in, layer.length, lanes, share)
+    dot = dot_of(layer.kind, share, layer.length)
+    total, real = team_sum(layer.kind, lanes, teams), REAL[layer.kind]
+    n_in, depth, n_nodes, has_bias = layer.n_in, layer.depth, layer.n_leaves - 1, layer.has_bias
+
+    def body(x, routers, bias, leaves, batch, n_trees):
+        lane = cuda.threadIdx.x % lanes
+        own = cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes
+        sample = min(own, batch - 1)  # threads beyond the batch take part in sums
+        inputs = cuda.local.array(share, real)
+        row = cuda.local.array(share, real)
+        fetch(x, sample * n_in, 0, lane, inputs, 0)
+        for t in range(n_trees):
+            node = int64(0)
+            for level in range(depth):
+                fetch(routers, (t * n_nodes + node) * n_in, 0, lane, row, 0)
+                score = total(dot(inputs, 0, row, 0), (t * depth + level) % 2)
+                if has_bias:
+                    score += bias[t * n_nodes + node]
+                node = 2 * node + (2 if score >= 0 else 1)
+            if own == sample and lane == 0:
+                leaves[sample * n_trees + t] = node - n_nodes
+
+    signature = ("real", "real", "real", "int32", "int", "int")
+    return Kernel(body, layer.kind, signature), lanes * teams, teams
+
+
+@functools.cache
+def meet(layer, group, back):
+    """Return the kernel that multiplies samples with the neurons of their leaves.
+
+    Forth, with x: it writes scores, and to coefs their activations. Back, with the gradient of y:
+    it writes to slopes the gradients of the scores, and coefs too. A team takes `group` samples.
+    """
+    n, start = (layer.n_out, layer.n_in) if back else (layer.n_in, 0)
+    lanes, length, real, mask = FEWEST, layer.length, REAL[layer.kind], SAMPLE
+    fetch, _ = row_movers(layer.kind, n, length, lanes, length)
+    held, width, size, n_leaves = layer.held, layer.width, layer.size, layer.n_leaves
+    n_inputs, n_sums, stride = group * length, group * layer.held, lanes * layer.length
+    total, teams = team_sums(layer.kind, lanes, TEAMS, n_sums), TEAMS
+    activation, has_bias = layer.activation, layer.has_bias
+
+    def body(keys, source, table, hidden, scores, coefs, slopes, batch, n_trees):
+        inputs = cuda.local.array(n_inputs, real)
+        row = cuda.local.array(length, real)
+        sums = cuda.local.array(n_sums, real)
+        samples = cuda.local.array(group, int64)
+        ends = cuda.local.array(group, int64)
+        lane, t, m0 = cuda.threadIdx.x % lanes, cuda.blockIdx.y, cuda.blockIdx.z * held
+        first = (cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes) * group
+        for g in range(group):
+            key = keys[t * batch + min(first + g, batch - 1)]
+            samples[g] = key & mask
+            ends[g] = (t * n_leaves + (key >> 32)) * width
+        for j in range(n_sums):
+            sums[j] = real(0)
+        for column in range(0, n, stride):
+            for g in range(group):
+                fetch(source, samples[g] * n, column, lane, inputs, g * length)
+            for m in range(held):
+                last, neuron = int64(-1), min(m0 + m, width - 1)
+                for g in range(group):
+                    if ends[g] != last:
+                        last = ends[g]
+                        fetch(table, (last + neuron) * size + start, column, lane, row, 0)
+                    for k in range(length):
+                        j = g * held + m
+                        sums[j] = cuda.fma(inputs[g * length + k], row[k], sums[j])
+        total(sums)
+        for g in range(group):
+            for m in range(held):
+                j = g * held + m
+                if lane == j % lanes and m0 + m < width and first + g < batch:
+                    visit = (samples[g] * n_trees + t) * width + m0 + m
+                    if back:
+                        score = scores[visit]
+                        slopes[visit] = sums[j] * real(derivative(activation, score))
+                    else:
+                        score = sums[j]
+                        if has_bias:
+                            score += hidden[ends[g] + m0 + m]
+                        scores[visit] = score
+                    coefs[visit] = real(activate(activation, score))
+
+    signature = ("int64", *["real"] * 6, "int", "int")
+    return Kernel(body, layer.kind, signature), lanes * teams, teams * group
+
+
+@functools.cache
+def mix(layer, group, back):
+    """Return the kernel that mixes rows of neurons: forth y by coefs, back grad_x by slopes.
+
+    A team takes `group` samples, in the order of the first tree.
+    """
+    n, start = (layer.n_in, 0) if back else (layer.n_out, layer.n_in)
+    lanes, teams, length, real, mask = FEWEST, TEAMS, layer.length, REAL[layer.kind], SAMPLE
+    _, share = slices(n, length, group)
+    fetch, put = row_movers(layer.kind, n, length, lanes, share)
+    width, size, n_leaves, n_sums = layer.width, layer.size, layer.n_leaves, group * share
+    has_outputs = layer.has_bias and not back
+
+    def body(keys, leaves, coefs, table, outputs, out, batch, n_trees):
+        row = cuda.local.array(share, real)
+        sums = cuda.local.array(n_sums, real)
+        samples = cuda.local.array(group, int64)
+        ends = cuda.local.array(group, int64)
+        lane, column = cuda.threadIdx.x % lanes, cuda.blockIdx.y * lanes * share
+        first = (cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes) * group
+        for g in range(group):
+            samples[g] = keys[min(first + g, batch - 1)] & mask
+        for j in range(n_sums):
+            sums[j] = real(0)
+        for t in range(n_trees):
+            for g in range(group):
+                leaf = leaves[samples[g] * n_trees + t] & (n_leaves - 1)  # stays within the tree
+                ends[g] = t * n_leaves + leaf
+                if has_outputs:
+                    fetch(outputs, ends[g] * n, column, lane, row, 0)
+                    for j in range(share):
+                        sums[g * share + j] += row[j]
+            for m in range(width):
+                last = int64(-1)
+                for g in range(group):
+                    if ends[g] != last:
+                        last = ends[g]
+                        fetch(table, (last * width + m) * size + start, column, lane, row, 0)
+                    coef = coefs[(samples[g] * n_trees + t) * width + m]
+                    for j in range(share):
+                        sums[g * share + j] = cuda.fma(coef, row[j], sums[g * share + j])
+        for g in range(group):
+            if first + g < batch:
+                put(out, samples[g] * n, column, lane, sums, g * share)
+
+    signature = ("int64", "int32", *["real"] * 4, "int", "int")
+    return Kernel(body, layer.kind, signature), lanes * teams, teams * group
+
+
+@functools.cache
+def sum_leaves(layer):
+    """Return the kernel that writes the gradients of neurons and of their biases.
+
+    A block sums some columns of some neurons of a leaf, those of the bias last; its teams share the
+    visits of the leaf. What nobody visits is zero.
+    """
+    lanes, teams, length, held = FEWEST, SHARES, layer.length, layer.held
+    real, mask, ahead, threads = REAL[layer.kind], SAMPLE, AHEAD, FEWEST * SHARES
+    load, store = mover(layer.kind, length)
+    together = vector_length(layer.kind, layer.width, held)
+    load_weights, _ = mover(layer.kind, together)
+    n_in, n_out, size, width = layer.n_in, layer.n_out, layer.size, layer.width
+    n_leaves, has_bias, n_tiles = layer.n_leaves, layer.has_bias, layer.tiles
+    n_values, n_weights, n_sums = ahead * length, ahead * held, held * length
+    n_columns = gradient_columns(layer)
+    n_room = (n_sums + length) * threads
+
+    @helper
+    def first_of(keys, begin, end, leaf):
+        """Return the place of the first key of a leaf, or of one after it."""
+        while begin < end:
+            middle = (begin + end) // 2
+            if keys[middle] >> 32 < leaf:
+                begin = middle + 1
+            else:
+                end = middle
+        return begin
+
+    @helper
+    def fetch(x, grad_y, sample, column, values, j):
+        if column < n_in:
+            load(x, sample * n_in + column, values, j)
+        elif column < size:
+            load(grad_y, sample * n_out + column - n_in, values, j)
+        else:
+            for k in range(length):
+                values[j + k] = real(1)  # the bias has this input
+
+    @helper
+    def total_of(room, j, thread):
+        """Return the sum of what the teams hold of a number."""
+        total = real(0)
+        for u in range(teams):
+            total += peek(room, j * threads + u * lanes + thread % lanes)
+        return total
+
+    def body(keys, x, grad_y, coefs, slopes, neurons, hidden, outputs, batch, n_trees):
+        room = cuda.shared.array(n_room, real)
+        values = cuda.local.array(n_values, real)
+        weights = cuda.local.array(n_weights, real)
+        sums = cuda.local.array(n_sums, real)
+        whole = cuda.local.array(length, real)
+        samples = cuda.local.array(ahead, int64)
+        thread, leaf, t = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y // n_tiles
+        team, m0 = thread // lanes, cuda.blockIdx.y % n_tiles * held
+        column = (cuda.blockIdx.z * lanes + thread % lanes) * length
+        begin = first_of(keys, t * batch, (t + 1) * batch, leaf)
+        end = first_of(keys, begin, (t + 1) * batch, leaf + 1)
+        for j in range(n_sums):
+            sums[j] = real(0)
+        for k in range(length):
+            whole[k] = real(0)
+        for i in range(begin + team, end, teams * ahead):
+            for u in range(ahead):
+                samples[u] = keys[min(i + u * teams, end - 1)] & mask
+            for u in range(ahead):
+                visit = (samples[u] * n_trees + t) * width + m0
+                if column < n_columns:
+                    fetch(x, grad_y, samples[u], column, values, u * length)
+                for m in range(0, held, together):
+                    if m0 + m < width and n_in <= column < size:
+                        load_weights(coefs, visit + m, weights, u * held + m)
+                    elif m0 + m < width:
+                        load_weights(slopes, visit + m, weights, u * held + m)
+            for u in range(ahead):
+                if i + u * teams < end:
+                    for k in range(length):
+                        whole[k] += values[u * length + k]
+                        for m in range(held):
+                            j, weight = m * length + k, weights[u * held + m]
+                            sums[j] = cuda.fma(weight, values[u * length + k], sums[j])
+        for j in range(n_sums):
+            poke(room, j * threads + thread, sums[j])
+        for k in range(length):
+            poke(room, (n_sums + k) * threads + thread, whole[k])
+        cuda.syncthreads()
+        if column >= n_columns:
+            return
+        place = t * n_leaves + leaf
+        for m in range(team, min(held, width - m0), teams):
+            for k in range(length):
+                values[k] = total_of(room, m * length + k, thread)
+            neuron = place * width + m0 + m
+            if column < size:
+                store(neurons, neuron * size + column, values, 0)
+            else:
+                hidden[neuron] = values[0]
+        if has_bias and team == 0 and m0 == 0 and n_in <= column < size:
+            for k in range(length):
+                values[k] = total_of(room, n_sums + k, thread)
+            store(outputs, place * n_out + column - n_in, values, 0)
+
+    signature = ("int64", *["real"] * 7, "int", "int")
+    return Kernel(body, layer.kind, signature), threads
+
+
+def gradient_columns(layer: Leaves) -> int:
+    """Return the columns of a gradient: those of a row, and a vector for the bias."""
+    return layer.size + (layer.length if layer.has_bias else 0)
