@@ -15,7 +15,9 @@ from .. import buffers, cpu
 from ..activations import ACTIVATIONS
 from ..leaves import LeafBias
 from ..nodes import refuse_beyond_memory
+from . import leaf_soft_cuda
 from .arrays import Array, as_batch, check_native, check_rows, check_shape, unlocked
+from .device import kind_of
 from .leaf import check_bias, check_parameters, check_samples
 from .leaf_trace import LeafGradients, LeafSoftTrace, check_leaf_soft_origin, check_leaf_states
 from .paths import check_leak, check_temperature, draw_leaks, gate_code
@@ -106,8 +108,8 @@ def leaf_forward_soft(
     TypeError, ValueError
         If an argument is of a wrong kind, dtype, shape or layout; nothing has been computed then.
     MemoryError
-        If the scores and weights of all hidden neurons would not fit in the memory of this machine;
-        says how many bytes they take.
+        If the scores and weights of all hidden neurons would not fit in the memory of this machine,
+        or of the GPU; says how many bytes they take.
 
     Notes
     -----
@@ -117,6 +119,9 @@ def leaf_forward_soft(
 
     The dense products are those of NumPy, whose library decides on their last bits. A score that is
     NaN makes the output of its sample NaN, and of no other.
+
+    If `routers` is an array on a GPU, float32 or float64, so must the others be, as for
+    `fff_forward`; the leaks of a seed are others there.
 
     Examples
     --------
@@ -130,6 +135,12 @@ def leaf_forward_soft(
     >>> bool(np.allclose(cold, fffnb.leaf_forward(x, routers, leaves, bias=bias)))
     True
     """
+    kind = kind_of(routers)
+    if kind is not None:
+        options = temperature, gate, leak, rng, bias, activation, return_trace
+        return leaf_soft_cuda.forward(  # type: ignore[no-any-return]
+            kind, x, routers, leaves, *options
+        )
     routers, leaves = check_parameters(routers, leaves)
     x = check_samples(x, routers)
     bias = check_bias(bias, routers, leaves)
@@ -206,6 +217,10 @@ def leaf_backward_soft(
     >>> grads.x.shape, grads.routers.shape, grads.leaves.shape, grads.bias
     ((5, 3), (1, 15, 3), (1, 16, 8, 5), None)
     """
+    kind = kind_of(routers)
+    if kind is not None:
+        layer = routers, leaves
+        return leaf_soft_cuda.backward(kind, grad_y, x, *layer, trace, bias, grad_scores)
     routers, leaves = check_parameters(routers, leaves)
     x = check_samples(x, routers)
     bias = check_bias(bias, routers, leaves)
