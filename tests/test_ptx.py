@@ -11,7 +11,15 @@ import numba
 import pytest
 
 import fffnb
-from fffnb.ops import bag_cuda, flat_cuda, keys_cuda, tree_cuda
+from fffnb.ops import (
+    bag_cuda,
+    flat_cuda,
+    keys_cuda,
+    leaf_cuda,
+    leaf_soft_cuda,
+    soft_cuda,
+    tree_cuda,
+)
 from fffnb.ops.device import Kind
 
 if numba.config.ENABLE_CUDASIM:
@@ -28,7 +36,9 @@ tree_steps = importlib.import_module("fffnb.cuda.tree_steps")
 steps = importlib.import_module("fffnb.cuda.steps")
 
 TREE = {"leap", "walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
-HOT = TREE | {"descend", "choose", "choose_pairs", "product"}
+SOFT = {"share_out", "collect", "sum_chunks"}
+LEAF = {"descend", "meet", "mix", "sum_leaves"}
+HOT = TREE | LEAF | SOFT | {"choose", "choose_pairs", "product"}
 CAPABILITY = (9, 0)
 
 #: Of a block, as every GPU has it.
@@ -169,6 +179,31 @@ def call_keys(n_in, n_out, n_keys, k, batch, dtype):
     keys_cuda.backward(kind, grad_y, x, keys, y_vectors, trace, sparse=True)
 
 
+def call_soft(n_in, n_out, depth, batch, dtype):
+    """Call forward and backward of soft training."""
+    x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
+    nodes = Array((1, 2**depth - 1, n_in + n_out), dtype)
+    bias, options = Array(nodes.shape[:2], dtype), (1.0, "sigmoid", 0.1, 0)
+    given = Nowhere(), x, nodes
+    _, trace = soft_cuda.forward(*given, *options, bias, "gelu", None, return_trace=True)
+    soft_cuda.backward(given[0], grad_y, *given[1:], trace, trace.scores)
+
+
+def call_leaf(n_in, n_out, depth, width, batch, dtype):
+    """Call forward and backward of the leaf form, hard and soft."""
+    x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
+    shapes = (1, 2**depth - 1, n_in), (1, 2**depth, width, n_in + n_out)
+    layer = [Array(shape, dtype) for shape in shapes]
+    biases = shapes[0][:2], shapes[1][:3], (1, 2**depth, n_out)
+    bias = fffnb.LeafBias(*(Array(shape, dtype) for shape in biases))
+    given = Nowhere(), x, *layer
+    _, trace = leaf_cuda.forward(*given, bias, "gelu", None, return_trace=True)
+    leaf_cuda.backward(given[0], grad_y, *given[1:], trace, sparse=False)
+    options = 1.0, "smooth_step", 0.0, None, bias, "gelu"
+    _, trace = leaf_soft_cuda.forward(*given, *options, return_trace=True)
+    leaf_soft_cuda.backward(given[0], grad_y, *given[1:], trace, bias, None)
+
+
 compiled = {}
 
 
@@ -267,6 +302,23 @@ def test_choices_load_vectors_and_stay_in_registers(case, started):
         loads = re.findall(r"ld\.global\.(v\d\.\w+)", code)
         if name_of(kernel) in moving:
             assert loads and all(re.fullmatch(vectors, load) for load in loads), name_of(kernel)
+
+
+@pytest.mark.parametrize(
+    ("call_form", "sizes", "names"),
+    [
+        (call_soft, (784, 500, 8, 128, "float64"), SOFT),
+        (call_leaf, (768, 768, 8, 32, 16384, "float32"), LEAF | SOFT),
+    ],
+)
+def test_soft_paths_and_leaves_stay_in_registers(call_form, sizes, names, started):
+    call_form(*sizes)
+    kernels = {kernel: ptx(kernel) for kernel in started if name_of(kernel) in names}
+    assert {name_of(kernel) for kernel in kernels} == names
+    for kernel, code in kernels.items():
+        assert f"{name_of(kernel)}: {stray(kernel, code)}" == f"{name_of(kernel)}: []"
+        if name_of(kernel) in LEAF:
+            assert "ld.global.v4.f32" in code
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -66,6 +66,7 @@ def make_tiles_small(patch):
         patch.setattr(f"fffnb.cuda.leaf_group.{name}", 2)
     patch.setattr("fffnb.cuda.leaf.GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.dense.CHUNK", 3)
+    patch.setattr("fffnb.cuda.dense.LEAST", 2)
     patch.setattr("fffnb.cuda.dense.BLOCK", 4)
     patch.setattr("fffnb.cuda.tree.SMALL_SHARE", cuda.tree.SHARE)  # as for large batches
     patch.setattr("fffnb.cuda.order.TURNS", 2)
