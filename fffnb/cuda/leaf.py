@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from . import leaf_group
 from .launch import KEPT, Call
 from .layer import FEWEST
-from .leaf_group import Leaves, descend, gradient_columns, meet, mix, sum_leaves
+from .leaf_group import Leaves, descend, find_leaves, gradient_columns, meet, mix, sum_leaves
 from .order import sort_by_leaf
-from .tree import Operand, by_batch
+from .tree import Operand, by_batch, held
 from .tree_mix import slices
 
 __all__ = ["Leaves", "backward", "forward"]
 
 #: Samples that a team takes: few where the batch is small and would not fill the device.
 GROUPS = {1: 1, 1024: 2, 4096: 4}
+
+#: Threads of a block that looks for leaves.
+BLOCK = 64
 
 
 @functools.lru_cache(KEPT)
@@ -25,7 +29,7 @@ def forward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..
     ``run(call, x, routers, table, router_bias, hidden, outputs, scores, leaves, y)`` writes scores
     (batch, n_trees, width), leaves (batch, n_trees) and y (batch, n_out).
     """
-    kernel, threads, samples = descend(layer)
+    kernel, threads, samples = descend(layer, held(batch))
     down = kernel.bind(device, (-(-batch // samples), 1, 1), threads)
     sort = sort_by_leaf(batch, n_trees, layer.n_leaves - 1, device)
     met, mixed = _passes(layer, batch, n_trees, device, False)
@@ -49,9 +53,12 @@ def backward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[.
     """
     sort = sort_by_leaf(batch, n_trees, layer.n_leaves - 1, device)
     met, mixed = _passes(layer, batch, n_trees, device, True)
+    n_starts, kernel = layer.n_leaves + 1, find_leaves(layer.n_leaves, BLOCK)
+    find = kernel.bind(device, (-(-n_starts // BLOCK), n_trees, 1), BLOCK)
     kernel, threads = sum_leaves(layer)
     blocks = -(-gradient_columns(layer) // (FEWEST * layer.length))
-    summed = kernel.bind(device, (layer.n_leaves, n_trees * layer.tiles, blocks), threads)
+    _, n_tiles = layer.tiles(leaf_group.SUMMED)
+    summed = kernel.bind(device, (layer.n_leaves, n_trees * n_tiles, blocks), threads)
 
     def run(call: Call, *arrays: Operand) -> None:
         grad_y, x, table, scores, leaves, grad_x, *grads = arrays
@@ -59,7 +66,9 @@ def backward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[.
         coefs, slopes = call.take(n_visits, layer.kind), call.take(n_visits, layer.kind)
         met(call.stream, keys, grad_y, table, table, scores, coefs, slopes, batch, n_trees)
         mixed(call.stream, keys, leaves, slopes, table, table, grad_x, batch, n_trees)
-        summed(call.stream, keys, x, grad_y, coefs, slopes, *grads, batch, n_trees)
+        starts = call.take(n_trees * n_starts, "int64")
+        find(call.stream, keys, starts, batch)
+        summed(call.stream, keys, starts, x, grad_y, coefs, slopes, *grads, batch, n_trees)
 
     return run
 
@@ -70,7 +79,8 @@ def _passes(
     """Return the kernels `meet` and `mix` of one way, made ready."""
     group = by_batch(GROUPS, batch)
     kernel, threads, samples = meet(layer, group, back)
-    met = kernel.bind(device, (-(-batch // samples), n_trees, layer.tiles), threads)
+    _, n_tiles = layer.tiles(leaf_group.SCORED)
+    met = kernel.bind(device, (-(-batch // samples), n_trees, n_tiles), threads)
     kernel, threads, samples = mix(layer, group, back)
     n_slices, _ = slices(layer.n_in if back else layer.n_out, layer.length, group)
     return met, kernel.bind(device, (-(-batch // samples), n_slices, 1), threads)

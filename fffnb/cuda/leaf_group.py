@@ -15,15 +15,15 @@ from typing import NamedTuple
 from numba import cuda, int64
 
 from .launch import Kernel
-from .layer import FEWEST, SMALL_SHARE, team_of
+from .layer import FEWEST, team_of
 from .order import SAMPLE
 from .simt import REAL, dot_of, helper, mover, peek, poke, row_movers, share_of, vector_length
 from .team import team_sum, team_sums
 from .tree_mix import slices
 from .tree_walk import activate, derivative
 
-#: Neurons of a leaf that a thread works on at once.
-NEURONS = 8
+#: Neurons of a leaf that a thread scores at once, and of which it sums gradients.
+SCORED, SUMMED = 4, 8
 
 #: Teams of a block that scores or mixes, and of one that sums gradients.
 TEAMS, SHARES = 4, 8
@@ -54,21 +54,19 @@ class Leaves(NamedTuple):
         """Numbers of a row of the table."""
         return self.n_in + self.n_out
 
-    @property
-    def held(self) -> int:
-        """Neurons that a thread works on at once."""
-        return min(self.width, NEURONS)
-
-    @property
-    def tiles(self) -> int:
-        """How many times so many neurons there are in a leaf."""
-        return -(-self.width // self.held)
+    def tiles(self, most: int) -> tuple[int, int]:
+        """Return how many neurons of a leaf a thread works on at once, and how many times."""
+        held = min(self.width, most)
+        return held, -(-self.width // held)
 
 
 @functools.cache
-def descend(layer):
-    """Return the kernel that writes leaves; a team takes one sample down the trees."""
-    lanes, teams = team_of(layer.n_in, SMALL_SHARE)
+def descend(layer, share):
+    """Return the kernel that writes leaves; a team takes one sample down the trees.
+
+    A thread holds `share` numbers of a row, or less, as far as teams may grow.
+    """
+    lanes, teams = team_of(layer.n_in, share)
     share = share_of(layer.n_in, layer.length, lanes)
     fetch, _ = row_movers(layer.kind, layer.n_in, layer.length, lanes, share)
     dot = dot_of(layer.kind, share, layer.length)
@@ -104,22 +102,25 @@ def meet(layer, group, back):
     Forth, with x: it writes scores, and to coefs their activations. Back, with the gradient of y:
     it writes to slopes the gradients of the scores, and coefs too. A team takes `group` samples.
     """
+    held, _ = layer.tiles(SCORED)
     n, start = (layer.n_out, layer.n_in) if back else (layer.n_in, 0)
     lanes, length, real, mask = FEWEST, layer.length, REAL[layer.kind], SAMPLE
     fetch, _ = row_movers(layer.kind, n, length, lanes, length)
-    held, width, size, n_leaves = layer.held, layer.width, layer.size, layer.n_leaves
-    n_inputs, n_sums, stride = group * length, group * layer.held, lanes * layer.length
+    width, size, n_leaves = layer.width, layer.size, layer.n_leaves
+    n_inputs, n_sums, stride = group * length, group * held, lanes * length
     total, teams = team_sums(layer.kind, lanes, TEAMS, n_sums), TEAMS
-    activation, has_bias = layer.activation, layer.has_bias
+    activation, has_bias, n_found = layer.activation, layer.has_bias, TEAMS * n_sums
 
     def body(keys, source, table, hidden, scores, coefs, slopes, batch, n_trees):
+        found = cuda.shared.array(n_found, real)
         inputs = cuda.local.array(n_inputs, real)
         row = cuda.local.array(length, real)
         sums = cuda.local.array(n_sums, real)
         samples = cuda.local.array(group, int64)
         ends = cuda.local.array(group, int64)
-        lane, t, m0 = cuda.threadIdx.x % lanes, cuda.blockIdx.y, cuda.blockIdx.z * held
-        first = (cuda.blockIdx.x * teams + cuda.threadIdx.x // lanes) * group
+        lane, team = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes
+        t, m0, base = cuda.blockIdx.y, cuda.blockIdx.z * held, team * n_sums
+        first = (cuda.blockIdx.x * teams + team) * group
         for g in range(group):
             key = keys[t * batch + min(first + g, batch - 1)]
             samples[g] = key & mask
@@ -139,20 +140,23 @@ def meet(layer, group, back):
                         j = g * held + m
                         sums[j] = cuda.fma(inputs[g * length + k], row[k], sums[j])
         total(sums)
-        for g in range(group):
-            for m in range(held):
-                j = g * held + m
-                if lane == j % lanes and m0 + m < width and first + g < batch:
-                    visit = (samples[g] * n_trees + t) * width + m0 + m
-                    if back:
-                        score = scores[visit]
-                        slopes[visit] = sums[j] * real(derivative(activation, score))
-                    else:
-                        score = sums[j]
-                        if has_bias:
-                            score += hidden[ends[g] + m0 + m]
-                        scores[visit] = score
-                    coefs[visit] = real(activate(activation, score))
+        for j in range(n_sums):
+            if lane == j % lanes:
+                poke(found, base + j, sums[j])
+        cuda.syncthreads()
+        for j in range(lane, n_sums, lanes):
+            own, m = first + j // held, m0 + j % held
+            if own < batch and m < width:
+                key, score = keys[t * batch + own], peek(found, base + j)
+                visit = ((key & mask) * n_trees + t) * width + m
+                if back:
+                    slope, score = score, scores[visit]
+                    slopes[visit] = slope * real(derivative(activation, score))
+                else:
+                    if has_bias:
+                        score += hidden[(t * n_leaves + (key >> 32)) * width + m]
+                    scores[visit] = score
+                coefs[visit] = real(activate(activation, score))
 
     signature = ("int64", *["real"] * 6, "int", "int")
     return Kernel(body, layer.kind, signature), lanes * teams, teams * group
@@ -208,33 +212,42 @@ def mix(layer, group, back):
 
 
 @functools.cache
+def find_leaves(n_leaves, block):
+    """Return the kernel that writes where the keys of each leaf start, and where the last end."""
+
+    def body(keys, starts, batch):
+        leaf, t = cuda.blockIdx.x * block + cuda.threadIdx.x, cuda.blockIdx.y
+        begin, end = t * batch, (t + 1) * batch
+        if leaf <= n_leaves:
+            while begin < end:
+                middle = (begin + end) // 2
+                if keys[middle] >> 32 < leaf:
+                    begin = middle + 1
+                else:
+                    end = middle
+            starts[t * (n_leaves + 1) + leaf] = begin
+
+    return Kernel(body, "float32", ("int64", "int64", "int"))
+
+
+@functools.cache
 def sum_leaves(layer):
     """Return the kernel that writes the gradients of neurons and of their biases.
 
     A block sums some columns of some neurons of a leaf, those of the bias last; its teams share the
-    visits of the leaf. What nobody visits is zero.
+    visits of the leaf, of which `starts` (n_trees, n_leaves + 1) tell the places among the keys.
+    What nobody visits is zero.
     """
-    lanes, teams, length, held = FEWEST, SHARES, layer.length, layer.held
+    lanes, teams, length, (held, n_tiles) = FEWEST, SHARES, layer.length, layer.tiles(SUMMED)
     real, mask, ahead, threads = REAL[layer.kind], SAMPLE, AHEAD, FEWEST * SHARES
     load, store = mover(layer.kind, length)
     together = vector_length(layer.kind, layer.width, held)
     load_weights, _ = mover(layer.kind, together)
     n_in, n_out, size, width = layer.n_in, layer.n_out, layer.size, layer.width
-    n_leaves, has_bias, n_tiles = layer.n_leaves, layer.has_bias, layer.tiles
+    n_leaves, has_bias = layer.n_leaves, layer.has_bias
     n_values, n_weights, n_sums = ahead * length, ahead * held, held * length
     n_columns = gradient_columns(layer)
     n_room = (n_sums + length) * threads
-
-    @helper
-    def first_of(keys, begin, end, leaf):
-        """Return the place of the first key of a leaf, or of one after it."""
-        while begin < end:
-            middle = (begin + end) // 2
-            if keys[middle] >> 32 < leaf:
-                begin = middle + 1
-            else:
-                end = middle
-        return begin
 
     @helper
     def fetch(x, grad_y, sample, column, values, j):
@@ -254,7 +267,7 @@ def sum_leaves(layer):
             total += peek(room, j * threads + u * lanes + thread % lanes)
         return total
 
-    def body(keys, x, grad_y, coefs, slopes, neurons, hidden, outputs, batch, n_trees):
+    def body(keys, starts, x, grad_y, coefs, slopes, neurons, hidden, outputs, batch, n_trees):
         room = cuda.shared.array(n_room, real)
         values = cuda.local.array(n_values, real)
         weights = cuda.local.array(n_weights, real)
@@ -264,8 +277,8 @@ def sum_leaves(layer):
         thread, leaf, t = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y // n_tiles
         team, m0 = thread // lanes, cuda.blockIdx.y % n_tiles * held
         column = (cuda.blockIdx.z * lanes + thread % lanes) * length
-        begin = first_of(keys, t * batch, (t + 1) * batch, leaf)
-        end = first_of(keys, begin, (t + 1) * batch, leaf + 1)
+        place = t * (n_leaves + 1) + leaf
+        begin, end = starts[place], starts[place + 1]
         for j in range(n_sums):
             sums[j] = real(0)
         for k in range(length):
@@ -296,11 +309,11 @@ def sum_leaves(layer):
         cuda.syncthreads()
         if column >= n_columns:
             return
-        place = t * n_leaves + leaf
+        own = t * n_leaves + leaf
         for m in range(team, min(held, width - m0), teams):
             for k in range(length):
                 values[k] = total_of(room, m * length + k, thread)
-            neuron = place * width + m0 + m
+            neuron = own * width + m0 + m
             if column < size:
                 store(neurons, neuron * size + column, values, 0)
             else:
@@ -308,9 +321,9 @@ def sum_leaves(layer):
         if has_bias and team == 0 and m0 == 0 and n_in <= column < size:
             for k in range(length):
                 values[k] = total_of(room, n_sums + k, thread)
-            store(outputs, place * n_out + column - n_in, values, 0)
+            store(outputs, own * n_out + column - n_in, values, 0)
 
-    signature = ("int64", *["real"] * 7, "int", "int")
+    signature = ("int64", "int64", *["real"] * 7, "int", "int")
     return Kernel(body, layer.kind, signature), threads
 
 

@@ -62,8 +62,9 @@ def make_tiles_small(patch):
         patch.setattr(f"fffnb.cuda.{name}", 4)
     for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
-    for name in ("NEURONS", "TEAMS", "SHARES", "AHEAD"):
+    for name in ("SCORED", "SUMMED", "TEAMS", "SHARES", "AHEAD"):
         patch.setattr(f"fffnb.cuda.leaf_group.{name}", 2)
+    patch.setattr("fffnb.cuda.leaf.BLOCK", 2)
     patch.setattr("fffnb.cuda.leaf.GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.dense.CHUNK", 3)
     patch.setattr("fffnb.cuda.dense.LEAST", 2)

@@ -55,17 +55,36 @@ def test_the_hard_form_equals_the_reference(dtype, kind, tiles):
         np.testing.assert_array_equal(kind.get(out), kind.get(y))
         np.testing.assert_array_equal(kind.get(trace.leaves), truth.leaves)
         grads = fffnb.leaf_backward(kind.put(grad_y), *on_device, trace)
-        again = fffnb.leaf_backward(kind.put(grad_y), *on_device, trace)
         assert isinstance(y, kind.type) and grads.routers is None
         assert (grads.bias is None) == (bias is None)
         arguments = grad_y, x, *layer, options
         pairs = reference.backward(*arguments), reference.backward(*arguments, absolute=True)
         triples = [*zip(got(kind, listed(grads)), *pairs, strict=True)]
-        for (found, *_), same in zip(triples, got(kind, listed(again)), strict=True):
-            np.testing.assert_array_equal(found, same)
         triples = [triple for triple in triples if triple[0] is not None]
         assert_near([(kind.get(y), truth.y, truth.size), *triples], BOUND[dtype])
         assert all(found.dtype == dtype for found, *_ in triples)
+
+
+def everything(kind, given, bias, grad_y):
+    """Return all results of the hard and of the soft form."""
+    y, trace = fffnb.leaf_forward(*given, bias=bias, return_trace=True)
+    hard = listed(fffnb.leaf_backward(grad_y, *given, trace))
+    z, path = fffnb.leaf_forward_soft(*given, bias=bias, return_trace=True)
+    soft = listed(fffnb.leaf_backward_soft(grad_y, *given, path, bias=bias))
+    return got(kind, (y, trace.scores, trace.leaves, *hard, z, *path[:3], *soft))
+
+
+def test_inputs_stay_and_results_are_the_same_bits_every_time(kind, tiles, monkeypatch):
+    """Also where the threads go in another order, which only the simulator can tell."""
+    x, grad_y, *layer, bias = problem(6, 5, 2, 3, 2, 7, "float32")
+    given, of_device, grad_of_y = put(kind, (x, *layer)), device_bias(kind, bias), kind.put(grad_y)
+    expected = everything(kind, given, of_device, grad_of_y)
+    if kinds.SIMULATED:
+        monkeypatch.setattr("simulator.backwards", True)
+    for found, same in zip(everything(kind, given, of_device, grad_of_y), expected, strict=True):
+        np.testing.assert_array_equal(found, same)
+    for array, was in zip((*given, *of_device), (x, *layer, *bias), strict=True):
+        np.testing.assert_array_equal(kind.get(array), was)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # of the simulator, which runs NumPy
