@@ -106,7 +106,8 @@ def backward(
             extra = choices if grad_scores is None else at(grad_scores)
             found = leaks, choices, *map(at, states), extra
             run(call, *given, outputs, *found, results, temperature)
-    return LeafGradients(*grads[:3], LeafBias(*grads[3:]) if plan.has_bias else None)
+    of_x, of_routers, of_leaves, *of_bias = grads
+    return LeafGradients(of_x, of_routers, of_leaves, LeafBias(*of_bias) if of_bias else None)
 
 
 def _forest(plan: LeafPlan, gate: int, leaks: bool, *addresses: Any) -> Any:

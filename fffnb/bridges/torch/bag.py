@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ... import nn
-from ...ops.bag import BagTrace, bag_backward, bag_forward
+from ...ops.bag import bag_backward, bag_forward
+from ...ops.bag_trace import BagTrace
 from ...ops.trace import Gradients, activation_code
 from .library import make_operators
 from .module import FormModule

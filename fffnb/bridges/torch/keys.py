@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ... import nn
-from ...ops.keys import KeysGradients, KeysTrace, keys_backward, keys_forward
+from ...ops.keys import keys_backward, keys_forward
+from ...ops.keys_trace import KeysGradients, KeysTrace
 from ...ops.trace import activation_code
 from .library import make_operators
 from .module import FormModule
