@@ -31,7 +31,9 @@ from .commits import (
 )
 
 #: Files of the suite that run kernels of the CPU, and all that an op or a layout may slow down.
-KERNELS = ("backward", "bag", "flat", "forward", "leaf", "memory", "soft", "step", "update")
+KERNELS = (
+    *("backward", "bag", "balance", "flat", "forward", "leaf", "memory", "soft", "step", "update"),
+)
 ALL = (*KERNELS, "gpu", "startup", "overhead")
 
 #: Which files of the suite time what lies in a folder, or in a file, of the package.

@@ -83,6 +83,8 @@ def test_depth_20_is_timed_once_by_op(suite):
 
 
 CALLS = [
+    ("balance", "Balance.time_loss"),
+    ("balance", "Balance.time_backward"),
     ("forward", "Forward.time_forward"),
     ("backward", "Backward.time_rows"),
     ("backward", "Update.time_update"),
