@@ -36,9 +36,7 @@ OPTIONS = {
     "depth": Option(at_least_1, 5, "levels of each tree"),
     "n_nodes": Option(at_least_1, 64, "nodes of each bag"),
     "n_keys": Option(at_least_1, 16, "product keys of each half of the input"),
-    "k": Option(
-        chosen, 8, "nodes that a sample chooses; in bags also the word positive: all such scores"
-    ),
+    "k": Option(chosen, 8, "nodes that a sample chooses, or positive: in bags, all of such score"),
     "width": Option(at_least_1, 8, "hidden neurons of each leaf"),
     "hardening": Option(not_negative, 1.0, "weight of the hardening loss in soft training"),
 }
@@ -76,7 +74,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def add_network(group: Any) -> None:
-    """Add the options that say what the FFF layers are; those of some forms have no default."""
+    """Add what the FFF layers are; of an option without default it is known if it was given."""
     group.add_argument(
         "--hidden",
         type=at_least_1,
@@ -95,7 +93,7 @@ def add_network(group: Any) -> None:
             dest=name,
             default=argparse.SUPPRESS,
             metavar="N",
-            help=f"{option.words}, of {forms} (default: {option.default})",
+            help=f"{option.words} ({forms}; default: {option.default})",
         )
     group.add_argument(
         "--activation",

@@ -37,8 +37,8 @@ class FFF(TreeLayer):
         Give each node a bias, zero at first.
     straight_through : float, optional
         Train the decisions of hard paths too: each backward pass adds the gradient of
-        `fffnb.straight_through` at this temperature. By default decisions have none. Files keep it;
-        on the CPU alone.
+        `fffnb.straight_through` at this temperature. By default decisions have none. Files keep it,
+        layers of other libraries do not have it. On the CPU alone.
     scheme, rng, dtype
         How the nodes are drawn: see `init_nodes`.
 
