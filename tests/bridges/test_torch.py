@@ -210,6 +210,31 @@ def test_a_layer_without_memory_has_shapes():
     assert y.shape == (2, 3, N_OUT) and y.device.type == "meta"
 
 
+@pytest.mark.parametrize("gradient", ["dense", "rows"])
+def test_decisions_train_straight_through(gradient):
+    x, _, bias, grad_y = problem()
+    same = nn.FFF(5, 4, DEPTH, n_trees=2, bias=True, straight_through=0.7, dtype=np.float64)
+    same.bias[...] = bias
+    layer = bridges.convert(same, "torch", gradient=gradient)
+    assert "straight_through=0.7" in repr(layer)
+    assert bridges.convert(layer, "numpy").config() == same.config()
+    leaf, plain = (torch.tensor(x, requires_grad=True) for _ in range(2))
+    layer(leaf).backward(torch.tensor(grad_y))
+    grad_x, grads = same.backward(grad_y, same.forward(x)[1])
+    np.testing.assert_array_equal(leaf.grad, grad_x)
+    for name, wanted in grads.items():
+        np.testing.assert_array_equal(dense(getattr(layer, name).grad), wanted)
+    bridge.fff(plain, layer.nodes, layer.bias).backward(torch.tensor(grad_y))
+    assert not torch.equal(plain.grad, leaf.grad)
+    if gradient == "rows":
+        layer.zero_grad()
+        optimizer = bridge.SGD(layer.parameters(), lr=1.0, in_backward=True)
+        before = layer.nodes.detach().clone()
+        layer(leaf).backward(torch.tensor(grad_y))
+        torch.testing.assert_close(before - layer.nodes, torch.tensor(grads["nodes"]))
+        optimizer.step()
+
+
 # Autocast
 
 
@@ -253,6 +278,7 @@ def test_autocast_on_the_cpu_runs_in_float32(gradient, monkeypatch):
         ({"x": "meta"}, RuntimeError, "x must be on cpu like nodes, got meta"),
         ({"bias": "meta"}, RuntimeError, "bias must be on cpu like nodes, got meta"),
         ({"activation": "swish"}, ValueError, "activation must be one of .*, got 'swish'"),
+        ({"straight_through": 0.0}, ValueError, "temperature must be a finite number above 0"),
         ({"gradient": "sparse"}, ValueError, "gradient must be 'dense' or 'rows', got 'sparse'"),
         ({"n_out": N_OUT + 1}, ValueError, r"x must have 4 columns for n_out = 5"),
     ],

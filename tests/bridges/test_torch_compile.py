@@ -34,11 +34,12 @@ def test_opcheck(with_bias, batch):
     made = layer(bias=with_bias)
     x = samples(batch).requires_grad_()
     arguments = x, made.nodes, made.bias, "gelu"
-    torch.library.opcheck(torch.ops.fffnb.forward.default, arguments)
+    torch.library.opcheck(torch.ops.fffnb.forward.default, (*arguments, 0.7))
     y, scores, leaves = torch.ops.fffnb.forward(*arguments)
     parts = [part.detach() for part in (y, x, made.nodes, scores, leaves)]
     torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias, True))
-    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias, False))
+    last = "gelu", with_bias, False, None if made.bias is None else made.bias.detach(), 0.7
+    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, *last))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

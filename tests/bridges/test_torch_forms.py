@@ -105,10 +105,12 @@ def test_a_layer_goes_there_and_back_as_copies(name):
 
 def test_a_layer_says_what_it_is():
     assert repr(bridge.BagFFF(5, 4, 9, k=3, bias=True)) == (
-        "BagFFF(n_in=5, n_out=4, n_nodes=9, k=3, n_trees=1, activation='identity', bias=True)"
+        "BagFFF(n_in=5, n_out=4, n_nodes=9, k=3, n_trees=1, activation='identity', bias=True, "
+        "gradient='dense')"
     )
     assert repr(bridge.ProductKeyFFF(6, 4, 3, k=2)) == (
-        "ProductKeyFFF(n_in=6, n_out=4, n_keys=3, k=2, n_trees=1, activation='identity')"
+        "ProductKeyFFF(n_in=6, n_out=4, n_keys=3, k=2, n_trees=1, activation='identity', "
+        "gradient='dense')"
     )
     assert repr(bridge.LeafFFF(6, 4, 2, 3, leak=0.1)) == (
         "LeafFFF(n_in=6, n_out=4, depth=2, width=3, n_trees=1, activation='relu', bias=True, "
@@ -162,6 +164,36 @@ def test_a_whole_graph_compiles_with_its_gradients():
     torch.compile(loss_of, fullgraph=True, backend="aot_eager")(model).backward()
     for parameter, wanted in zip(model.parameters(), right, strict=True):
         torch.testing.assert_close(parameter.grad, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("name", ["bag", "bag of positive", "keys"])
+def test_gradients_of_rows_take_the_steps_of_numpys_trainer(name, optimizer):
+    layer = LAYERS[name].with_parameters(
+        {word: array.copy() for word, array in LAYERS[name].parameters.items()}
+    )
+    module = bridges.convert(layer, "torch", gradient="rows")
+    dense, x = bridges.convert(layer, "torch"), torch.tensor(samples(3), requires_grad=True)
+    grad_y = torch.tensor(samples(3)[:, :4])
+    steps = getattr(bridge, optimizer)(module.parameters(), lr=0.1)
+    same = getattr(nn, optimizer)(layer.parameters, lr=0.1)
+    for _ in range(2):
+        module(x).backward(grad_y)
+        grads = layer.backward(grad_y.numpy(), layer.forward(x.detach().numpy())[1], sparse=True)
+        steps.step()
+        same.step(grads[1])
+        for word, array in layer.parameters.items():
+            np.testing.assert_allclose(getattr(module, word).detach(), array, rtol=0, atol=1e-13)
+        steps.zero_grad()
+    dense.load_state_dict(module.state_dict())
+    grad_x, x.grad = x.grad, None
+    for each in (module, dense):
+        for _ in range(2):  # gradients of several backward passes add up
+            each(x).backward(grad_y)
+    assert getattr(module, list(layer.parameters)[-1]).grad.is_sparse
+    assert repr(module).endswith("gradient='rows')") and grad_x.any()
+    for one, other in zip(module.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(one.grad.to_dense(), other.grad, rtol=0, atol=1e-12)
 
 
 def test_leaks_follow_from_the_generator_of_torch():
@@ -238,7 +270,31 @@ def test_wrong_arguments_are_refused():
         (lambda: bridge.fff_soft(x, tree, hardening=-1), ValueError, "hardening must be"),
         (lambda: bridge.fff_soft(x, tree.to("meta")), RuntimeError, "x must be on meta like nodes"),
         (lambda: bridge.SoftFFF(FFF), TypeError, r"layer must be PyTorch's FFF, got .*fffnb\.nn"),
-        (lambda: bridge.BagFFF.from_numpy(LAYERS["bag"], gradient="rows"), TypeError, "gradient"),
+        (lambda: bridge.bag(x, nodes, k=3, gradient="lazy"), ValueError, "'dense' or 'rows'"),
+        (lambda: bridge.LeafFFF.from_numpy(LAYERS["leaf"], gradient="rows"), TypeError, "gradient"),
     ]:
         with pytest.raises(error, match=words):
             call()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch has no GPU")
+@FORMS
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gpu_gives_what_the_cpu_gives(name, training):
+    module = bridges.convert(LAYERS[name], "torch").train(training)
+    there = copy.deepcopy(module).cuda()
+    x = torch.tensor(samples(), requires_grad=True)
+    other = x.detach().cuda().requires_grad_()
+    y, found = module(x), there(other)
+    losses = [each.hardening_loss for each in (module, there) if hasattr(each, "hardening_loss")]
+    torch.testing.assert_close(found.cpu(), y, rtol=0, atol=1e-11)
+    if losses and training:
+        torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=0, atol=1e-11)
+        y, found = y + losses[0], found + losses[1]
+    y.square().sum().backward()
+    found.square().sum().backward()
+    torch.testing.assert_close(other.grad.cpu(), x.grad, rtol=0, atol=1e-10)
+    for one, twin in zip(module.parameters(), there.parameters(), strict=True):
+        assert (one.grad is None) == (twin.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(twin.grad.cpu(), one.grad, rtol=0, atol=1e-10)

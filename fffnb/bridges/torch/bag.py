@@ -13,9 +13,10 @@ from ... import nn
 from ...ops.bag import bag_backward, bag_forward
 from ...ops.bag_trace import BagTrace
 from ...ops.trace import Gradients, activation_code
+from . import rows
 from .library import make_operators
-from .module import FormModule
-from .tensors import admit, lend, real_of, take
+from .module import RowsModule
+from .tensors import admit, check_gradient, lend, real_of, take
 
 
 def _forward(
@@ -58,11 +59,14 @@ def _backward(
     starts: Tensor,
     k: int | None,
     activation: str,
+    *,
+    sparse: bool = False,
 ) -> Gradients:
     """Return the gradients of the tensors."""
     origin = activation, bias is not None, tuple(nodes.shape), x.shape[-1]
     trace = BagTrace(lend(scores), lend(rows), lend(starts) if k is None else None, *origin)
-    return bag_backward(lend(grad_y.contiguous()), lend(x.contiguous()), lend(nodes), trace)
+    samples = lend(grad_y.contiguous()), lend(x.contiguous())
+    return bag_backward(*samples, lend(nodes), trace, sparse=sparse)
 
 
 def _no_starts(x: Tensor) -> Tensor:
@@ -88,6 +92,7 @@ def bag(
     *,
     k: int | None,
     activation: str = "identity",
+    gradient: Literal["dense", "rows"] = "dense",
 ) -> Tensor:
     """Mix what the best nodes of each bag say, as `fffnb.bag_forward`; autograd records it.
 
@@ -97,6 +102,8 @@ def bag(
         Samples, of any strides. Under autocast they are cast to the dtype of the nodes.
     nodes, bias, k, activation
         As those of `fffnb.bag_forward`, float32 or float64 tensors.
+    gradient : {"dense", "rows"}
+        How the gradients of nodes and bias come: see `fff`.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def bag(
 
     Notes
     -----
-    The gradients are dense. The choice of the nodes has none; there are no gradients of gradients.
+    The choice of the nodes has none; there are no gradients of gradients.
     With ``k=None`` the data say how many nodes are chosen, so that compiled graphs break here.
 
     Examples
@@ -124,13 +131,16 @@ def bag(
     >>> bag(torch.ones(5, 3), nodes, k=8).shape
     torch.Size([5, 2])
     """
+    check_gradient(gradient)
     activation_code(activation)
     x = admit(x, nodes=nodes, bias=bias)
+    if gradient == "rows":
+        return rows.forward_form(_forward, _backward, (x, nodes, bias), k, activation)
     y: Tensor = forward(x, nodes, bias, k, activation)[0]
     return y
 
 
-class BagFFF(FormModule):
+class BagFFF(RowsModule):
     """Layer without a tree: each sample chooses the best nodes of each bag, or all positive ones.
 
     Parameters
@@ -139,6 +149,8 @@ class BagFFF(FormModule):
         See `fffnb.nn.BagFFF`, whose initial values the parameters have.
     device : torch.device or str, optional
         Where the parameters lie; by default on the CPU.
+    gradient : {"dense", "rows"}, default "dense"
+        How the gradients of nodes and bias come: see `fff`.
 
     Attributes
     ----------
@@ -177,6 +189,7 @@ class BagFFF(FormModule):
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
         device: Any = None,
+        gradient: Literal["dense", "rows"] = "dense",
     ) -> None:
         layer = nn.BagFFF(
             n_in,
@@ -190,8 +203,9 @@ class BagFFF(FormModule):
             rng=rng,
             dtype=dtype,
         )
-        super().__init__(layer, device)
+        super().__init__(layer, device, gradient=gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., n_out) for samples x (..., n_in)."""
-        return bag(x, self.nodes, self.bias, k=self.k, activation=self.activation)
+        options = {"k": self.k, "activation": self.activation, "gradient": self.gradient}
+        return bag(x, self.nodes, self.bias, **options)

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from ...ops.arrays import check_nodes_shape, output_width
+from ...ops.paths import check_temperature
 from ...ops.trace import activation_code
 from . import operators, rows
-from .tensors import admit
-
-#: How the gradient of nodes and bias comes.
-GRADIENTS = ("dense", "rows")
+from .tensors import admit, check_gradient
 
 
 def fff(
@@ -24,6 +22,7 @@ def fff(
     activation: str = "identity",
     n_out: int | None = None,
     gradient: Literal["dense", "rows"] = "dense",
+    straight_through: float | None = None,
 ) -> Tensor:
     """Send samples down the trees, as `fffnb.fff_forward`, and let autograd record it.
 
@@ -47,6 +46,9 @@ def fff(
         a step costs what the visited rows cost. Optimisers that take no sparse gradients refuse
         them, compiled graphs break before them, and on a GPU the backward pass waits for the
         number of rows.
+    straight_through : float, optional
+        Train the decisions of the path too: the backward pass adds the gradient of
+        `fffnb.straight_through` at this temperature.
 
     Returns
     -------
@@ -62,8 +64,8 @@ def fff(
 
     Notes
     -----
-    The choice of the path has no gradient; there are no gradients of gradients, and none in
-    forward mode.
+    Unless it is trained straight through, the choice of the path has no gradient; there are no
+    gradients of gradients, and none in forward mode.
 
     Examples
     --------
@@ -74,14 +76,15 @@ def fff(
     >>> nodes.grad.shape
     torch.Size([1, 15, 5])
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be 'dense' or 'rows', got {gradient!r}")
+    check_gradient(gradient)
     activation_code(activation)
+    if straight_through is not None:
+        check_temperature(straight_through)
     x = admit(x, nodes=nodes, bias=bias)
     _check_sizes(x, nodes, n_out)
     if gradient == "rows":
-        return rows.forward(x, nodes, bias, activation)
-    y: Tensor = operators.forward(x, nodes, bias, activation)[0]
+        return rows.forward(x, nodes, bias, activation, straight_through)
+    y: Tensor = operators.forward(x, nodes, bias, activation, straight_through)[0]
     return y
 
 

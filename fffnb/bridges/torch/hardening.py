@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ...nn.optimizer import check_number
-from ...ops.hardening import hardening_loss as op
+from ...ops.hardening import hardening_loss as loss_and_slopes
 from ...ops.paths import check_leak, check_temperature, gate_code
 from .tensors import lend, take
 
 #: The options that soft operators of all forms take after the activation, and their draws.
 OPTIONS = {"activation": "str", "temperature": "float", "gate": "str", "hardening": "float"}
 DRAWS = {"leak": "float", "seed": "Tensor?"}
-
 
 #: The settings of layers that train softly, by which name soft functions take them.
 SETTINGS = ("temperature", "gate", "leak", "hardening")
@@ -24,14 +23,7 @@ SETTINGS = ("temperature", "gate", "leak", "hardening")
 class SoftTraining(torch.nn.Module):
     """A module that trains softly, and takes hard paths in `eval` mode."""
 
-    hardening_loss: Tensor | None
-
-    def _soften(self, temperature: float, gate: str, leak: float, hardening: float) -> None:
-        """Take over the settings."""
-        check_settings(temperature, gate, leak, hardening)
-        self.temperature, self.gate = temperature, gate
-        self.leak, self.hardening = leak, hardening
-        self.hardening_loss = None
+    hardening_loss: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles hold: not the loss of a forward pass."""
@@ -100,12 +92,12 @@ def no_leaks(x: Tensor) -> Tensor:
 
 def weighed_loss(trace: Any, hardening: float, x: Tensor) -> Tensor:
     """Return the hardening loss of a trace, times its weight; 0 without samples."""
-    loss = hardening * op(trace)[0] if hardening != 0 and x.numel() > 0 else 0.0
-    return torch.as_tensor(loss, dtype=x.dtype, device=x.device)
+    loss = hardening * loss_and_slopes(trace)[0] if hardening != 0 and x.numel() > 0 else 0.0
+    return torch.as_tensor(loss, dtype=x.dtype, device=x.device).reshape(())
 
 
 def slopes_of(trace: Any, hardening: float, grad_loss: Tensor, x: Tensor) -> Any:
     """Return the gradient that scores have from the gradient of this loss, lent."""
     if hardening == 0 or x.numel() == 0:
         return None
-    return lend(take(op(trace)[1]) * (hardening * grad_loss))
+    return lend(take(loss_and_slopes(trace)[1]) * (hardening * grad_loss))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from ... import nn
 from ...ops.keys import keys_backward, keys_forward
 from ...ops.keys_trace import KeysGradients, KeysTrace
 from ...ops.trace import activation_code
+from . import rows
 from .library import make_operators
-from .module import FormModule
-from .tensors import admit, lend, real_of, take
+from .module import RowsModule
+from .tensors import admit, check_gradient, lend, real_of, take
 
 
 def _forward(
@@ -45,12 +46,14 @@ def _backward(
     rows: Tensor,
     k: int,
     activation: str,
+    *,
+    sparse: bool = False,
 ) -> KeysGradients:
     """Return the gradients of the tensors."""
     shapes = tuple(keys.shape), tuple(y_vectors.shape)
     trace = KeysTrace(lend(scores), lend(rows), activation, *shapes)
     samples = lend(grad_y.contiguous()), lend(x.contiguous())
-    return keys_backward(*samples, lend(keys), lend(y_vectors), trace)
+    return keys_backward(*samples, lend(keys), lend(y_vectors), trace, sparse=sparse)
 
 
 forward = make_operators(
@@ -65,7 +68,13 @@ forward = make_operators(
 
 
 def keys(
-    x: Tensor, keys: Tensor, y_vectors: Tensor, *, k: int, activation: str = "identity"
+    x: Tensor,
+    keys: Tensor,
+    y_vectors: Tensor,
+    *,
+    k: int,
+    activation: str = "identity",
+    gradient: Literal["dense", "rows"] = "dense",
 ) -> Tensor:
     """Mix what the nodes of the best pairs of keys say, as `fffnb.keys_forward`.
 
@@ -75,6 +84,8 @@ def keys(
         Samples, of any strides. Under autocast they are cast to the dtype of the keys.
     keys, y_vectors, k, activation
         As those of `fffnb.keys_forward`, float32 or float64 tensors.
+    gradient : {"dense", "rows"}
+        How the gradient of the y vectors comes, of which there may be a million: see `fff`.
 
     Returns
     -------
@@ -91,7 +102,7 @@ def keys(
 
     Notes
     -----
-    The gradients are dense. The choice of the nodes has none; there are no gradients of gradients.
+    The choice of the nodes has none; there are no gradients of gradients.
 
     Examples
     --------
@@ -101,13 +112,16 @@ def keys(
     >>> keys(torch.ones(5, 4), *parameters, k=8).shape
     torch.Size([5, 2])
     """
+    check_gradient(gradient)
     activation_code(activation)
     x = admit(x, keys=keys, y_vectors=y_vectors)
+    if gradient == "rows":
+        return rows.forward_form(_forward, _backward, (x, keys, y_vectors), k, activation)
     y: Tensor = forward(x, keys, y_vectors, k, activation)[0]
     return y
 
 
-class ProductKeyFFF(FormModule):
+class ProductKeyFFF(RowsModule):
     """Layer of many nodes, of which product keys choose the best for each sample.
 
     Parameters
@@ -116,6 +130,8 @@ class ProductKeyFFF(FormModule):
         See `fffnb.nn.ProductKeyFFF`, whose initial values the parameters have.
     device : torch.device or str, optional
         Where the parameters lie; by default on the CPU.
+    gradient : {"dense", "rows"}, default "dense"
+        How the gradient of the y vectors comes, of which there may be a million: see `fff`.
 
     Attributes
     ----------
@@ -152,12 +168,14 @@ class ProductKeyFFF(FormModule):
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
         device: Any = None,
+        gradient: Literal["dense", "rows"] = "dense",
     ) -> None:
         layer = nn.ProductKeyFFF(
             n_in, n_out, n_keys, k=k, n_trees=n_trees, activation=activation, rng=rng, dtype=dtype
         )
-        super().__init__(layer, device)
+        super().__init__(layer, device, gradient=gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., n_out) for samples x (..., n_in)."""
-        return keys(x, self.keys, self.y_vectors, k=self.k, activation=self.activation)
+        options = {"k": self.k, "activation": self.activation, "gradient": self.gradient}
+        return keys(x, self.keys, self.y_vectors, **options)

@@ -9,16 +9,16 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ... import nn
-from .function import GRADIENTS, fff
-from .module import FormModule
+from .function import fff
+from .module import RowsModule
 
 
-class FFF(FormModule):
+class FFF(RowsModule):
     """Fast FeedForward layer: a forest of which each sample visits one path a tree.
 
     Parameters
     ----------
-    n_in, n_out, depth, n_trees, activation, bias, scheme, rng, dtype
+    n_in, n_out, depth, n_trees, activation, bias, straight_through, scheme, rng, dtype
         See `fffnb.nn.FFF`, whose initial values the parameters have.
     device : torch.device or str, optional
         Where the parameters lie; by default on the CPU.
@@ -49,7 +49,7 @@ class FFF(FormModule):
     """
 
     _names = ("nodes", "bias")
-    _settings = ("gradient",)
+    _shared = ("straight_through",)
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class FFF(FormModule):
         n_trees: int = 1,
         activation: str = "identity",
         bias: bool = False,
+        straight_through: float | None = None,
         scheme: Literal["sphere", "uniform"] = "sphere",
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
@@ -73,19 +74,12 @@ class FFF(FormModule):
             n_trees=n_trees,
             activation=activation,
             bias=bias,
+            straight_through=straight_through,
             scheme=scheme,
             rng=rng,
             dtype=dtype,
         )
         super().__init__(layer, device, gradient=gradient)
-
-    def _hold(
-        self, layer: nn.FFF, device: Any, gradient: Literal["dense", "rows"] = "dense"
-    ) -> None:
-        if gradient not in GRADIENTS:
-            raise ValueError(f"gradient must be 'dense' or 'rows', got {gradient!r}")
-        super()._hold(layer, device)
-        self.gradient = gradient
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., n_out) for samples x (..., n_in)."""
@@ -96,4 +90,5 @@ class FFF(FormModule):
             activation=self.activation,
             n_out=self.n_out,
             gradient=self.gradient,
+            straight_through=self.straight_through,
         )

@@ -186,7 +186,7 @@ class LeafFFF(SoftTraining, FormModule):
     """
 
     _names = ("routers", "leaves", "router_bias", "hidden_bias", "output_bias")
-    _settings = SETTINGS
+    _shared = SETTINGS
 
     def __init__(
         self,
@@ -222,23 +222,6 @@ class LeafFFF(SoftTraining, FormModule):
             dtype=dtype,
         )
         super().__init__(layer, device)
-
-    def _hold(self, layer: nn.LeafFFF, device: Any) -> None:
-        super()._hold(layer, device)
-        self._soften(**settings_of(layer))
-
-    def to_numpy(self) -> nn.LeafFFF:
-        """Return NumPy's layer of the same structure and settings with copies of the parameters.
-
-        Returns
-        -------
-        fffnb.nn.LeafFFF
-            The layer.
-        """
-        layer: nn.LeafFFF = super().to_numpy()
-        for word, value in settings_of(self).items():
-            setattr(layer, word, value)
-        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., n_out) for samples x (..., n_in)."""

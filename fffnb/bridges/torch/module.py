@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
 from ... import nn
 from ...nn.namespace import to_host
-from .tensors import copied
+from .tensors import check_gradient, copied
 
 
 class FormModule(torch.nn.Module):
     """A module with the parameters of NumPy's layer of one form.
 
-    What the layer's structure names, such as `n_in` and `activation`, are attributes of the same
-    names here. A class of modules names its parameters, and adds settings of its own in `_hold`.
+    What the structure of that layer names, such as `n_in` and `activation`, is an attribute of the
+    same name here. A class of modules names its parameters and its other attributes.
     """
 
     #: The parameters that the layer may have; those that it has not are None.
     _names: ClassVar[tuple[str, ...]]
 
-    #: The attributes that are shown, beside the structure.
-    _settings: ClassVar[tuple[str, ...]] = ()
+    #: The attributes that say how the layer trains, here as in NumPy's layer.
+    _shared: ClassVar[tuple[str, ...]] = ()
+
+    #: The attributes that NumPy's layer has not.
+    _own: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, layer: Any, device: Any, **settings: Any) -> None:
         super().__init__()
@@ -30,7 +33,11 @@ class FormModule(torch.nn.Module):
 
     def _hold(self, layer: Any, device: Any) -> None:
         """Take over the structure of a layer, and its arrays as parameters."""
-        self._config = layer.config()
+        for word in self._shared:
+            setattr(self, word, getattr(layer, word))
+        self._config = {
+            word: value for word, value in layer.config().items() if word not in self._shared
+        }
         for word in self._config.keys() - {"kind", "bias"}:
             setattr(self, word, self._config[word])
         for name in self._names:
@@ -87,7 +94,10 @@ gradient='dense')
         (1, 31, 74)
         """
         copies = {name: copied(tensor) for name, tensor in self.named_parameters()}
-        return nn.layer_from_config(self._structure(), copies)
+        layer = nn.layer_from_config(self._structure(), copies)
+        for word in self._shared:
+            setattr(layer, word, getattr(self, word))
+        return layer
 
     def _structure(self) -> dict[str, Any]:
         """Return the structure as the config of NumPy's layer."""
@@ -98,8 +108,20 @@ gradient='dense')
         }
 
     def extra_repr(self) -> str:
-        """Return the structure and the settings, as they are shown."""
+        """Return the structure and the settings that there are, as they are shown."""
         structure = self._structure()
         del structure["kind"]
-        shown = structure | {word: getattr(self, word) for word in self._settings}
-        return ", ".join(f"{word}={value!r}" for word, value in shown.items())
+        settings = {word: getattr(self, word) for word in (*self._shared, *self._own)}
+        given = {word: value for word, value in settings.items() if value is not None}
+        return ", ".join(f"{word}={value!r}" for word, value in (structure | given).items())
+
+
+class RowsModule(FormModule):
+    """A module of a form of which the backward pass can give the gradients of visited rows."""
+
+    _own = ("gradient",)
+
+    def _hold(self, layer: Any, device: Any, gradient: Literal["dense", "rows"] = "dense") -> None:
+        check_gradient(gradient)
+        super()._hold(layer, device)
+        self.gradient = gradient

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...nodes import depth_of
+from ...ops.straight import straight_through as straight_gradient
 from ...ops.trace import Trace
 from ...ops.tree import fff_backward, fff_forward
 from .library import refuse_second
@@ -19,9 +20,16 @@ from .tensors import DEVICES, lend, real_of, take
 
 
 def run_forward(
-    x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    straight_through: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees)."""
+    """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees).
+
+    How decisions are trained is for the backward pass alone.
+    """
     y, trace = fff_forward(
         lend(x.contiguous()),
         lend(nodes),
@@ -37,12 +45,19 @@ forward = torch.library.custom_op(
     run_forward,
     mutates_args=(),
     device_types=DEVICES,
-    schema="(Tensor x, Tensor nodes, Tensor? bias, str activation) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor nodes, Tensor? bias, str activation, "
+    "float? straight_through=None) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @forward.register_fake
-def _(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> tuple[Tensor, ...]:
+def _(
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    straight_through: float | None = None,
+) -> tuple[Tensor, ...]:
     (*lead, n_in), (n_trees, n_nodes, width) = x.shape, nodes.shape
     scores = x.new_empty((*lead, n_trees, depth_of(int(n_nodes))), dtype=real_of(nodes.dtype))
     leaves = x.new_empty((*lead, n_trees), dtype=torch.int32)
@@ -54,7 +69,8 @@ def _(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> tuple[T
     mutates_args=(),
     device_types=DEVICES,
     schema="(Tensor grad_y, Tensor x, Tensor nodes, Tensor scores, Tensor leaves, "
-    "str activation, bool has_bias, bool whole) -> (Tensor, Tensor, Tensor)",
+    "str activation, bool has_bias, bool whole, Tensor? bias=None, "
+    "float? straight_through=None) -> (Tensor, Tensor, Tensor)",
 )
 def backward(
     grad_y: Tensor,
@@ -65,13 +81,16 @@ def backward(
     activation: str,
     has_bias: bool,
     whole: bool,
+    bias: Tensor | None = None,
+    straight_through: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, nodes and bias; the latter are empty unless it is `whole`.
 
-    That of the bias is empty where there is no bias, too.
+    That of the bias is empty where there is no bias, too. Decisions that are trained straight
+    through need the bias itself.
     """
     arrays = lend_pass(grad_y, x, nodes, scores, leaves, activation, has_bias)
-    grads = fff_backward(*arrays, sparse=not whole)
+    grads = fff_backward(*arrays, sparse=not whole, **through(arrays, bias, straight_through))
     empty = nodes.new_empty(0)
     if not whole:
         return take(grads.x), empty, empty.clone()
@@ -88,6 +107,8 @@ def _(
     activation: str,
     has_bias: bool,
     whole: bool,
+    bias: Tensor | None = None,
+    straight_through: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_nodes = nodes.new_empty(nodes.shape if whole else 0)
     if has_bias and whole:
@@ -99,19 +120,21 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     """Keep what the backward pass needs."""
-    x, nodes, bias, activation = inputs
+    x, nodes, bias, activation, straight_through = inputs
     _, scores, leaves = output
     ctx.activation, ctx.has_bias = activation, bias is not None
+    ctx.straight_through = straight_through
     ctx.mark_non_differentiable(scores, leaves)
-    ctx.save_for_backward(x, nodes, scores, leaves)
+    ctx.save_for_backward(x, nodes, scores, leaves, None if straight_through is None else bias)
 
 
 def _gradients(ctx: Any, grad_y: Tensor, *unused: Any) -> tuple[Any, ...]:
     """Return the gradients of the arguments of `forward`."""
-    _, for_nodes, for_bias, _ = ctx.needs_input_grad
-    whole = for_nodes or for_bias
-    grads = backward(grad_y, *ctx.saved_tensors, ctx.activation, ctx.has_bias, whole)
-    return grads[0], grads[1] if for_nodes else None, grads[2] if for_bias else None, None
+    _, for_nodes, for_bias, *_ = ctx.needs_input_grad
+    *tensors, bias = ctx.saved_tensors
+    options = ctx.activation, ctx.has_bias, for_nodes or for_bias
+    grads = backward(grad_y, *tensors, *options, bias, ctx.straight_through)
+    return grads[0], grads[1] if for_nodes else None, grads[2] if for_bias else None, None, None
 
 
 forward.register_autograd(_gradients, setup_context=_keep)
@@ -131,3 +154,11 @@ def lend_pass(
     shape, n_in = tuple(nodes.shape), x.shape[-1]
     trace = Trace(lend(scores), lend(leaves), activation, has_bias, shape, n_in)
     return lend(grad_y.contiguous()), lend(x.contiguous()), lend(nodes), trace
+
+
+def through(arrays: Any, bias: Tensor | None, straight_through: float | None) -> dict[str, Any]:
+    """Return what decisions that are trained straight through add to these arguments."""
+    if straight_through is None:
+        return {}
+    slopes = straight_gradient(*arrays, temperature=straight_through, bias=lend(bias))
+    return {"grad_scores": slopes}

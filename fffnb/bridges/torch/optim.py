@@ -7,6 +7,7 @@ and AdamW corrects its bias by the row's own number of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,7 +50,8 @@ class _RowSteps(torch.optim.Optimizer):
         if len(sparse) < len(given):
             self._step_dense(sparse)
         for parameter, gradient in sparse.items():
-            update_rows(lend(parameter), as_rows(gradient), self.row_rule(parameter))
+            rule = self.row_rule(parameter, gradient.sparse_dim())
+            update_rows(lend(parameter), as_rows(gradient), rule)
             torch.autograd.graph.increment_version(parameter)
         self._claim()
         return loss
@@ -64,15 +66,16 @@ class _RowSteps(torch.optim.Optimizer):
         super().__setstate__(state)
         self._claim()
 
-    def row_rule(self, parameter: Tensor) -> UpdateRule:
-        """Return the next step of the rows of a parameter."""
+    def row_rule(self, parameter: Tensor, n_axes: int) -> UpdateRule:
+        """Return the next step of the rows of a parameter, which its first axes count."""
         group = next(
             group
             for group in self.param_groups
             if any(parameter is other for other in group["params"])
         )
-        state = {word: lend(held) for word, held in self._row_state(group, parameter).items()}
-        return UpdateRule(self.kind, self._numbers(group), state)
+        state = self._row_state(group, parameter, math.prod(parameter.shape[:n_axes]))
+        lent = {word: lend(held) for word, held in state.items()}
+        return UpdateRule(self.kind, self._numbers(group), lent)
 
     def _parameters(self) -> Iterator[Tensor]:
         """Yield the parameters of all groups."""
@@ -123,7 +126,7 @@ class SGD(_RowSteps, torch.optim.SGD):
     nesterov : bool, default False
         Look ahead along the velocity; needs a momentum.
     in_backward : bool, default False
-        Step the nodes of layers with row gradients in the backward pass itself: see Notes.
+        Step the nodes of FFF layers with row gradients in the backward pass itself: see Notes.
 
     Raises
     ------
@@ -132,12 +135,12 @@ class SGD(_RowSteps, torch.optim.SGD):
 
     Notes
     -----
-    With ``in_backward=True`` nodes with row gradients, and their biases, never have a gradient:
-    ``loss.backward()`` steps them as soon as it knows how, which saves writing and reading the
-    rows, and on a GPU waiting for their number. `step` then moves the other parameters, and must
-    come before the next backward pass, which is refused otherwise; so is a second use of a layer in
-    one pass, and a step where processes train together. ``torch.autograd.grad`` of other tensors
-    steps nothing. Gradient scalers cannot see such steps: do not use them with it.
+    With ``in_backward=True`` nodes of FFF layers with row gradients, and their biases, never have a
+    gradient: ``loss.backward()`` steps them as soon as it knows how, which saves writing and
+    reading the rows, and on a GPU waiting for their number. `step` then moves the other parameters,
+    and must come before the next backward pass, which is refused otherwise; so is a second use of a
+    layer in one pass, and a step where processes train together. ``torch.autograd.grad`` of other
+    tensors steps nothing. Gradient scalers cannot see such steps: do not use them with it.
 
     Examples
     --------
@@ -171,7 +174,9 @@ class SGD(_RowSteps, torch.optim.SGD):
         words = ("lr", "momentum", "weight_decay", "nesterov")
         return {word: float(group[word]) for word in words}
 
-    def _row_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    def _row_state(
+        self, group: dict[str, Any], parameter: Tensor, n_rows: int
+    ) -> dict[str, Tensor]:
         if not group["momentum"]:
             return {}
         return {"momentum": self._moment(parameter, "momentum_buffer")}
@@ -195,7 +200,7 @@ class AdamW(_RowSteps, torch.optim.AdamW):
     weight_decay : float, default 0.01
         Factor of the parameter, times `lr`, that each step takes away.
     in_backward : bool, default False
-        Step the nodes of layers with row gradients in the backward pass itself: see `SGD`.
+        Step the nodes of FFF layers with row gradients in the backward pass itself: see `SGD`.
 
     Raises
     ------
@@ -233,11 +238,12 @@ class AdamW(_RowSteps, torch.optim.AdamW):
         numbers = {word: float(group[word]) for word in ("lr", "eps", "weight_decay")}
         return {**numbers, "beta1": float(beta1), "beta2": float(beta2)}
 
-    def _row_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    def _row_state(
+        self, group: dict[str, Any], parameter: Tensor, n_rows: int
+    ) -> dict[str, Tensor]:
         mean, variance = (self._moment(parameter, word) for word in ("exp_avg", "exp_avg_sq"))
         state = self.state[parameter]
         if "step" not in state:
-            n_rows = parameter.shape[0] * parameter.shape[1]
             state["step"] = torch.zeros(n_rows, dtype=torch.int64, device=parameter.device)
         if state["step"].ndim != 1:
             raise ValueError(f"the state of rows must count the steps of each, {MIXED}")

@@ -7,6 +7,7 @@ up, `zero_grad` and gradient scalers know them, and optimisers that do not say s
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...ops.rules import RowGradient, UpdateRule
 from ...ops.tree import fff_backward, fff_backward_update
-from .operators import lend_pass, run_forward
+from .operators import lend_pass, run_forward, through
 from .tensors import lend, take
 
 
@@ -41,7 +42,7 @@ class Claim:
         optimizer = self.optimizer()
         assert optimizer is not None
         self.stepped = True
-        rule: UpdateRule = optimizer.row_rule(parameter)
+        rule: UpdateRule = optimizer.row_rule(parameter, 2)  # trees, nodes
         return rule
 
 
@@ -59,10 +60,18 @@ class _Forward(torch.autograd.Function):
     """The forward pass, of which the backward pass is one of rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        nodes: Tensor,
+        bias: Tensor | None,
+        activation: str,
+        straight_through: float | None,
+    ) -> Tensor:
         """Return y, and keep what the backward pass needs."""
         y, scores, leaves = run_forward(x, nodes, bias, activation)
         ctx.activation, ctx.nodes = activation, weakref.ref(nodes)
+        ctx.straight_through = straight_through
         ctx.save_for_backward(x, nodes, bias, scores, leaves)
         return y
 
@@ -76,14 +85,16 @@ class _Forward(torch.autograd.Function):
             claim.check()  # nodes that have moved could not be unpacked
         x, nodes, bias, scores, leaves = ctx.saved_tensors
         arrays = lend_pass(grad_y, x, nodes, scores, leaves, ctx.activation, bias is not None)
+        slopes = through(arrays, bias, ctx.straight_through)
         if claim is not None:
-            grad_x = _step(arrays, claim, nodes, bias if for_bias else None)
-            return take(grad_x), None, None, None
-        grads: Any = fff_backward(*arrays, sparse=True)
+            grad_x = _step(arrays, slopes, claim, nodes, bias if for_bias else None)
+            return take(grad_x), None, None, None, None
+        grads: Any = fff_backward(*arrays, sparse=True, **slopes)
         return (
             take(grads.x),
             as_sparse(grads.nodes, nodes) if for_nodes else None,
             as_sparse(grads.bias, bias) if for_bias else None,
+            None,
             None,
         )
 
@@ -103,7 +114,11 @@ def _processes() -> int:
 
 
 def _step(
-    arrays: tuple[Any, Any, Any, Any], claim: Claim, nodes: Tensor, bias: Tensor | None
+    arrays: tuple[Any, Any, Any, Any],
+    slopes: dict[str, Any],
+    claim: Claim,
+    nodes: Tensor,
+    bias: Tensor | None,
 ) -> Any:
     """Step nodes and bias by the rules of the optimiser that claims them; return grad_x."""
     if _processes() > 1:
@@ -112,14 +127,13 @@ def _step(
             "leave it off where processes train together"
         )
     other = claim_on(bias)
-    if bias is None:
-        steps: dict[str, Any] = {}
-    elif other is not None and other.optimizer() is claim.optimizer():
-        steps = {"bias": lend(bias), "bias_rule": other.rule(bias)}
-    else:
-        raise RuntimeError(
-            "the optimiser that steps these nodes in the backward pass must have their bias too"
-        )
+    steps = dict(slopes)
+    if bias is not None:
+        if other is None or other.optimizer() is not claim.optimizer():
+            raise RuntimeError(
+                "the optimiser that steps these nodes in the backward pass must have their bias too"
+            )
+        steps |= {"bias": lend(bias), "bias_rule": other.rule(bias)}
     grad_x = fff_backward_update(*arrays, claim.rule(nodes), **steps)
     for tensor in (nodes,) if bias is None else (nodes, bias):
         torch.autograd.graph.increment_version(tensor)
@@ -127,9 +141,61 @@ def _step(
 
 
 @torch.compiler.disable
-def forward(x: Tensor, nodes: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def forward(
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    straight_through: float | None,
+) -> Tensor:
     """Return y, to be followed by a backward pass of rows."""
-    y: Tensor = _Forward.apply(x, nodes, bias, activation)
+    y: Tensor = _Forward.apply(x, nodes, bias, activation, straight_through)
+    return y
+
+
+class _FormForward(torch.autograd.Function):
+    """The forward pass of any form, of which the backward pass is one of rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        run: Callable[..., tuple[Tensor, ...]],
+        backward: Callable[..., Any],
+        options: tuple[Any, ...],
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        """Return y, and keep what the backward pass needs."""
+        y, *states = run(*tensors, *options)
+        ctx.backward_pass, ctx.options, ctx.n_tensors = backward, options, len(tensors)
+        ctx.save_for_backward(*tensors, *states)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        """Return the gradients of the arguments of `forward`."""
+        saved = ctx.saved_tensors
+        grads = ctx.backward_pass(grad_y, *saved, *ctx.options, sparse=True)
+        wanted = zip(grads, saved[: ctx.n_tensors], ctx.needs_input_grad[3:], strict=True)
+        return None, None, None, *(_gradient(*each) for each in wanted)
+
+
+def _gradient(gradient: Any, parameter: Tensor, wanted: bool) -> Tensor | None:
+    """Return a gradient of an op as a tensor, sparse if it is one of rows; None if unwanted."""
+    if not wanted:
+        return None
+    return as_sparse(gradient, parameter) if isinstance(gradient, RowGradient) else take(gradient)
+
+
+@torch.compiler.disable
+def forward_form(
+    run: Callable[..., tuple[Tensor, ...]],
+    backward: Callable[..., Any],
+    tensors: tuple[Tensor | None, ...],
+    *options: Any,
+) -> Tensor:
+    """Return the first that `run` returns, to be followed by a `backward` pass of rows."""
+    y: Tensor = _FormForward.apply(run, backward, options, *tensors)
     return y
 
 
@@ -137,8 +203,8 @@ def as_sparse(gradient: RowGradient, parameter: Tensor) -> Tensor:
     """Return a row gradient as a sparse tensor of the shape of its parameter."""
     count = int(gradient.count)  # waits for a GPU
     rows, values = take(gradient.rows)[:count], take(gradient.values)[:count]
-    n_nodes = parameter.shape[1]
-    indices = torch.stack((rows // n_nodes, rows % n_nodes))
+    axes = parameter.shape[: parameter.ndim + 1 - values.ndim]
+    indices = torch.stack(torch.unravel_index(rows, axes))
     with torch.sparse.check_sparse_tensor_invariants(False):  # some versions warn of the default
         return torch.sparse_coo_tensor(indices, values, parameter.shape, is_coalesced=True)
 
@@ -153,6 +219,8 @@ def as_rows(gradient: Tensor) -> RowGradient:
 
 
 def _rows(gradient: Tensor) -> Tensor:
-    """Return the rows of a sparse gradient as ``tree * n_nodes + node``."""
-    tree, node = gradient._indices()
-    return tree * gradient.shape[1] + node
+    """Return the rows of a sparse gradient, counted over its sparse axes."""
+    first, *others = gradient._indices()
+    for size, place in zip(gradient.shape[1:], others, strict=False):
+        first = first * size + place
+    return first

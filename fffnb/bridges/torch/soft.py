@@ -225,7 +225,9 @@ class SoftFFF(SoftTraining):
             raise TypeError(f"layer must be PyTorch's FFF, got {type(layer)}")
         super().__init__()
         self.layer = layer
-        self._soften(temperature, gate, leak, hardening)
+        check_settings(temperature, gate, leak, hardening)
+        self.temperature, self.gate = temperature, gate
+        self.leak, self.hardening = leak, hardening
 
     @classmethod
     def from_numpy(cls, layer: nn.SoftFFF, *, device: Any = None) -> Self:

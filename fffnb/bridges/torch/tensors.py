@@ -37,6 +37,12 @@ def _check_tensor(name: str, tensor: Any, like: Tensor, of: str) -> None:
         raise RuntimeError(f"{name} must be on {like.device} like {of}, got {tensor.device}")
 
 
+def check_gradient(gradient: str) -> None:
+    """Refuse an unknown way in which gradients come."""
+    if gradient not in ("dense", "rows"):
+        raise ValueError(f"gradient must be 'dense' or 'rows', got {gradient!r}")
+
+
 def lend(tensor: Tensor | None) -> Any:
     """Return a tensor as ops take it: its memory as NumPy's on the CPU, itself on a GPU."""
     if tensor is None:
