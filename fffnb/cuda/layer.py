@@ -42,9 +42,11 @@ class Layer(NamedTuple):
     @property
     def n_rows(self) -> int:
         """Rows of a tree."""
-        return {"nodes": self.n_nodes, "levels": self.depth}.get(
-            self.rows, self.depth << self.depth
-        )
+        return sum(self.rows_on(level) for level in range(self.depth))
+
+    def rows_on(self, level: int) -> int:
+        """Return how many rows of a tree samples may meet on a level."""
+        return 1 << {"nodes": level, "patterns": self.depth, "levels": 0}[self.rows]
 
 
 def team_of(n: int, share: int = SHARE) -> tuple[int, int]:

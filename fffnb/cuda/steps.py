@@ -47,9 +47,7 @@ def store(unused: Operand) -> Rule:
 
 def n_places(layer: Layer, batch: int, n_trees: int) -> int:
     """Return how many rows a batch may visit."""
-    most = {"levels": [1] * layer.depth, "patterns": [1 << layer.depth] * layer.depth}
-    on_levels = most.get(layer.rows, [1 << level for level in range(layer.depth)])
-    return n_trees * sum(min(n, batch) for n in on_levels)
+    return n_trees * sum(min(layer.rows_on(level), batch) for level in range(layer.depth))
 
 
 @functools.lru_cache(KEPT)

@@ -74,7 +74,7 @@ def make_tiles_small(patch):
     patch.setattr("fffnb.cuda.order.MERGED", 3)
     patch.setattr("fffnb.cuda.tree_steps.BLOCK", FEWEST)
     patch.setattr("fffnb.cuda.steps.CHUNKS", {1: 1, 4: 2, 16: 3})
-    tiles = cuda.flat.Tile(1, 4, 2, 1), cuda.flat.Tile(2, 2, 2, 2), cuda.flat.Tile(4, 1, 4, 2)
+    tiles = cuda.flat.Tile(1, 4, 1, 1), cuda.flat.Tile(2, 2, 4, 2), cuda.flat.Tile(4, 1, 2, 1)
     patch.setattr("fffnb.cuda.flat.TILES", dict(zip((1, 3, 6), tiles, strict=True)))
     patch.setattr("fffnb.cuda.product.TILES", ((4, 64), (2, 64)))
     patch.setattr("fffnb.cuda.product.ENOUGH", 3)

@@ -223,11 +223,12 @@ class Good:
             np.testing.assert_array_equal(self.kind.get(self.given[name]), array)
         np.testing.assert_array_equal(self.kind.get(self.forward()), self.expected)
 
-    def refuses(self, call, error, words):
-        """Check that a call fails, with the name and the type of the kind in its words."""
+    def refuses(self, error, words, *calls):
+        """Check that calls fail, with the name and the type of the kind in their words."""
         name = f"{self.kind.type.__module__}.{self.kind.type.__qualname__}"
-        with pytest.raises(error, match=words.format(self.kind.name, type=name)):
-            call()
+        for call in calls:
+            with pytest.raises(error, match=words.format(self.kind.name, type=name)):
+                call()
         self.check()
 
 

@@ -259,7 +259,7 @@ def good(kind):
 @pytest.mark.parametrize("case", FORWARD)
 def test_forward_refuses(case, good):
     change, *refusal = FORWARD[case]
-    good.refuses(lambda: good.forward(**change(good.put)), *refusal)
+    good.refuses(*refusal, lambda: good.forward(**change(good.put)))
 
 
 BACKWARD = {
@@ -311,9 +311,12 @@ def test_backward_refuses(case, good):
     change, *refusal = BACKWARD[case]
     given = {name: good.given[name] for name in ("x", "planes", "y_vectors")}
     given |= {"grad_y": good.put(Y), "trace": good.trace, **change(good)}
-    good.refuses(lambda: fffnb.flat_backward(**given), *refusal)
     rules = {f"{name}_rule": rule_for("sgd", GOOD[name], 1) for name in ("planes", "y_vectors")}
-    good.refuses(lambda: fffnb.flat_backward_update(**given, **rules), *refusal)
+    good.refuses(
+        *refusal,
+        lambda: fffnb.flat_backward(**given),
+        lambda: fffnb.flat_backward_update(**given, **rules),
+    )
 
 
 STEPS = {
@@ -336,7 +339,7 @@ def test_the_fused_step_refuses(case, good):
     change, *refusal = STEPS[case]
     rules = {f"{n}_rule": rule_for("sgd", GOOD[n], 1) for n in ("planes", "y_vectors", "bias")}
     given = {"grad_y": good.put(Y), **good.given, "trace": good.trace, **rules, **change}
-    good.refuses(lambda: fffnb.flat_backward_update(**given), *refusal)
+    good.refuses(*refusal, lambda: fffnb.flat_backward_update(**given))
 
 
 native = pytest.mark.skipif(kinds.SIMULATED, reason="needs a GPU")
@@ -350,7 +353,7 @@ def test_out_must_not_overlap_an_input(good):
         out = room[28:38] if name == "y_vectors" else room[54:64]
         change["out"] = out.reshape((5, 2))
         words = f"out must not overlap {name}"
-        good.refuses(lambda change=change: good.forward(**change), ValueError, words)
+        good.refuses(ValueError, words, lambda change=change: good.forward(**change))
 
 
 @native

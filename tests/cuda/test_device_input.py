@@ -91,7 +91,7 @@ FORWARD = {
 @pytest.mark.parametrize("case", FORWARD)
 def test_forward_refuses(case, layer):
     change, *refusal = FORWARD[case]
-    layer.refuses(lambda: layer.forward(**change(layer.put)), *refusal)
+    layer.refuses(*refusal, lambda: layer.forward(**change(layer.put)))
 
 
 SCORES = np.zeros((5, 1, 4), np.float32)
@@ -198,11 +198,12 @@ BACKWARD = {
 def test_backward_refuses(case, layer):
     change, *refusal = BACKWARD[case]
     arguments = layer.passed(**change(layer))
-    for sparse in (False, True):
-        layer.refuses(
-            lambda sparse=sparse: fffnb.fff_backward(**arguments, sparse=sparse), *refusal
-        )
-    layer.refuses(lambda: fffnb.fff_backward_update(**arguments, rule=SGD), *refusal)
+    layer.refuses(
+        *refusal,
+        lambda: fffnb.fff_backward(**arguments),
+        lambda: fffnb.fff_backward(**arguments, sparse=True),
+        lambda: fffnb.fff_backward_update(**arguments, rule=SGD),
+    )
 
 
 def test_what_is_no_leaf_is_taken_for_one(layer):
@@ -265,7 +266,7 @@ RULES = {
 def test_update_refuses_rules_that_do_not_fit(case, layer):
     make, *refusal = RULES[case]
     rule = make(layer.put)
-    layer.refuses(lambda: fffnb.fff_backward_update(**layer.passed(), rule=rule), *refusal)
+    layer.refuses(*refusal, lambda: fffnb.fff_backward_update(**layer.passed(), rule=rule))
 
 
 def test_a_bias_needs_its_rule_and_its_forward_pass(layer):
