@@ -7,8 +7,8 @@ from numba import cuda, int64
 from .launch import Kernel
 from .paths import paths_of
 
-#: Threads of a block; a power of two.
-BLOCK = 1024
+#: Threads of a block, a power of two, and samples that each takes in turn.
+BLOCK, SHARE = 1024, 8
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def number_runs(rows, block):
     `slots` (n_trees, depth, batch) receives the number of the row that each sample visits, in the
     order of the keys, `counts` (n_trees, depth) how many rows there are.
     """
-    shift_of, _ = paths_of(rows)
+    (shift_of, _), share = paths_of(rows), SHARE
 
     def body(keys, slots, counts, batch, depth):
         room = cuda.shared.array(block, int64)
@@ -26,11 +26,15 @@ def number_runs(rows, block):
         shift, start = 32 + shift_of(depth, level), t * batch
         at = (t * depth + level) * batch
         running = int64(0)
-        for first in range(0, batch, block):
-            i = first + thread
-            new = int64(0)
-            if i < batch and (i == 0 or keys[start + i] >> shift != keys[start + i - 1] >> shift):
-                new = int64(1)
+        for begin in range(0, batch, block * share):
+            first, before, new = begin + thread * share, int64(-1), int64(0)
+            if 0 < first < batch:
+                before = keys[start + first - 1] >> shift
+            last = before
+            for i in range(first, min(first + share, batch)):
+                node = keys[start + i] >> shift
+                new += 1 if node != last else 0
+                last = node
             room[thread] = new
             cuda.syncthreads()
             distance = 1
@@ -42,8 +46,12 @@ def number_runs(rows, block):
                 room[thread] += more
                 cuda.syncthreads()
                 distance *= 2
-            if i < batch:
-                slots[at + i] = running + room[thread] - 1
+            slot = running + room[thread] - new - 1
+            for i in range(first, min(first + share, batch)):
+                node = keys[start + i] >> shift
+                slot += 1 if node != before else 0
+                slots[at + i] = slot
+                before = node
             running += room[block - 1]
             cuda.syncthreads()
         if thread == 0:

@@ -56,11 +56,11 @@ def pytest_collection_modifyitems(items):
 def make_tiles_small(patch):
     from fffnb.cuda.layer import FEWEST
 
-    for name in ("order.SMALL", "tree_steps.PARTS", "tree_steps.FEW_PARTS"):
+    for name in ("order.SMALL", "rows.SHARE", "tree_steps.PARTS", "tree_steps.FEW_PARTS"):
         patch.setattr(f"fffnb.cuda.{name}", 2)
     for name in ("order.LARGE", "order.GROUP", "update.BLOCK", "tree_mix.SHARE", "tree.PLACED"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
-    for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK"):
+    for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK", "bag.BLOCK", "keys.BLOCK"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
     for name in ("SCORED", "SUMMED", "TEAMS", "SHARES", "AHEAD"):
         patch.setattr(f"fffnb.cuda.leaf_group.{name}", 2)
