@@ -96,8 +96,7 @@ def _side(kind: str, steps: Steps, ends: tuple[int, int], length: int) -> Side:
 @functools.lru_cache(KEPT)
 def add_up(kind: str, n_rows: int, n_columns: int, device: int) -> Callable[..., None]:
     """Return run(call, rows, out), which writes the sums of columns, in the order of the rows."""
-    sizes, kernel = [n_rows], sum_chunks(kind)
-    starts: list[Callable[..., None]] = []
+    kernel, sizes, starts = sum_chunks(kind), [n_rows], list[Callable[..., None]]()
     while not starts or sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // CHUNK))
         grid = (-(-n_columns // BLOCK), sizes[-1], 1)

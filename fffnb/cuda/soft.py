@@ -10,12 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .dense import Steps, add_up, matmul
+from .dense import BLOCK, Steps, add_up, matmul
 from .launch import KEPT, Call
-from .soft_paths import Places, collect, share_out
+from .soft_paths import Places, collect, entropies, share_out
 from .tree import Operand
 
-__all__ = ["Forest", "Gating", "Places", "backward", "forward"]
+__all__ = ["Forest", "Gating", "Places", "backward", "entropy", "forward"]
 
 #: The least temperature of each dtype: below it scores are as good as infinite.
 COLDEST = {"float32": 2.0**-126, "float64": 2.0**-1022}
@@ -39,7 +39,7 @@ class Forest(NamedTuple):
 
 
 class Gating(NamedTuple):
-    """What shares out a sample beside the scores: the seed and the probability of leaks."""
+    """What shares out a sample beside the scores: leaks, by seed and probability; temperature."""
 
     seed: int
     leak: float
@@ -55,21 +55,10 @@ def forward(forest: Forest, has_bias: bool) -> Callable[..., None]:
     """
     places, n_in, n_out, n_trees, batch, length, device = forest
     kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
-    scored = matmul(
-        kind,
-        (batch, n_nodes, n_in),
-        (Steps(0, n_in, 1), Steps(0, width, 1), Steps(0, n_nodes, 1)),
-        device,
-        length=length,
-        has_bias=has_bias,
-    )
-    mixed = matmul(
-        kind,
-        (batch, n_out, n_nodes),
-        (Steps(0, n_nodes, 1), Steps(n_in, 1, width), Steps(0, n_out, 1)),
-        device,
-        length=length,
-    )
+    make = functools.partial(matmul, kind, device=device, length=length)
+    x_by, by_node, y_by = Steps(0, n_in, 1), Steps(0, n_nodes, 1), Steps(0, n_out, 1)
+    scored = make((batch, n_nodes, n_in), (x_by, Steps(0, width, 1), by_node), has_bias=has_bias)
+    mixed = make((batch, n_out, n_nodes), (by_node, Steps(n_in, 1, width), y_by))
     share = share_out(places).bind(device, (batch * n_trees, 1, 1), places.threads)
 
     def run(call: Call, *arrays: Operand) -> None:
@@ -92,36 +81,14 @@ def backward(forest: Forest, more: bool) -> Callable[..., None]:
     """
     places, n_in, n_out, n_trees, batch, length, device = forest
     kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
-    by_node = Steps(0, n_nodes, 1)
-    valued = matmul(
-        kind,
-        (batch, n_nodes, n_out),
-        (Steps(0, n_out, 1), Steps(n_in, width, 1), by_node),
-        device,
-        length=length,
-    )
-    to_x = matmul(
-        kind,
-        (batch, n_in, n_nodes),
-        (by_node, Steps(0, 1, width), Steps(0, n_in, 1)),
-        device,
-        length=length,
-    )
-    by_sample = Steps(0, 1, n_nodes)
-    to_x_vectors = matmul(
-        kind,
-        (n_nodes, n_in, batch),
-        (by_sample, Steps(0, 1, n_in), Steps(0, width, 1)),
-        device,
-        length=length,
-    )
-    to_y_vectors = matmul(
-        kind,
-        (n_nodes, n_out, batch),
-        (by_sample, Steps(0, 1, n_out), Steps(n_in, width, 1)),
-        device,
-        length=length,
-    )
+    make = functools.partial(matmul, kind, device=device, length=length)
+    by_node, by_sample = Steps(0, n_nodes, 1), Steps(0, 1, n_nodes)
+    x_by, x_across = Steps(0, n_in, 1), Steps(0, 1, n_in)
+    y_by, y_across = Steps(0, n_out, 1), Steps(0, 1, n_out)
+    valued = make((batch, n_nodes, n_out), (y_by, Steps(n_in, width, 1), by_node))
+    to_x = make((batch, n_in, n_nodes), (by_node, Steps(0, 1, width), x_by))
+    to_x_vectors = make((n_nodes, n_in, batch), (by_sample, x_across, Steps(0, width, 1)))
+    to_y_vectors = make((n_nodes, n_out, batch), (by_sample, y_across, Steps(n_in, width, 1)))
     collected = collect(places, False, more).bind(device, (batch * n_trees, 1, 1), places.threads)
     to_bias = add_up(kind, batch, n_nodes, device)
 
@@ -138,6 +105,31 @@ def backward(forest: Forest, more: bool) -> Callable[..., None]:
         to_y_vectors(call, coefs, grad_y, grad_nodes)
         if grad_bias is not None:
             to_bias(call, slopes, grad_bias)
+
+    return run
+
+
+@functools.lru_cache(KEPT)
+def entropy(
+    kind: str, gate: int, n_choices: int, n_deciding: int, n_visits: int, device: int
+) -> Callable[..., None]:
+    """Return run(...), the hardening loss made ready.
+
+    ``run(call, choices, loss, slopes, temperature, scale)`` writes the entropies of the first
+    n_deciding of n_choices scores of each visit, summed and times `scale`, and its gradient.
+    """
+    n = n_visits * n_choices
+    kernel = entropies(kind, gate, n_choices, n_deciding, BLOCK)
+    found = kernel.bind(device, (-(-n // BLOCK), 1, 1), BLOCK)
+    by_choice = add_up(kind, n_visits, n_choices, device)
+    whole = add_up(kind, n_choices, 1, device)
+
+    def run(call: Call, choices: Operand, loss: Operand, slopes: Operand, *numbers: float) -> None:
+        temperature, scale = numbers
+        each, sums = call.take(n, kind), call.take(n_choices, kind)
+        found(call.stream, choices, each, slopes, n, cooled(kind, temperature), scale)
+        by_choice(call, each, sums)
+        whole(call, sums, loss)
 
     return run
 

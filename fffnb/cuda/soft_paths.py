@@ -157,6 +157,31 @@ def share_out(places):
 
 
 @functools.cache
+def entropies(kind, gate, n_choices, n_deciding, block):
+    """Return the kernel that writes the entropy of each decision, and its gradient.
+
+    Both are multiplied by `scale`, and zero for those of n_choices that decide nothing.
+    """
+    real, (shares, slope) = REAL[kind], gate_of(kind, gate)
+
+    def body(choices, found, slopes, n, temperature, scale):
+        i, cold = cuda.blockIdx.x * block + cuda.threadIdx.x, real(temperature)
+        if i < n:
+            entropy, rise = real(0), real(0)
+            if i % n_choices < n_deciding:
+                z = choices[i] / cold
+                left, right = shares(z)
+                if left != 0 and right != 0:
+                    log_left, log_right = real(math.log(left)), real(math.log(right))
+                    entropy = -real(scale) * (left * log_left + right * log_right)
+                    rise = real(scale) * (log_left - log_right) * slope(z, left, right) / cold
+            found[i] = entropy
+            slopes[i] = rise
+
+    return Kernel(body, kind, ("real", "real", "real", "int", "float", "float"))
+
+
+@functools.cache
 def collect(places, outputs, more):
     """Return the kernel that goes the way back.
 

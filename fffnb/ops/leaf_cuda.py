@@ -21,7 +21,7 @@ from .leaf_trace import (
     check_router_shape,
 )
 from .running import Running
-from .soft_cuda import fill_with_zeros
+from .soft_cuda import clear
 from .trace import activation_code
 from .tree_cuda import run_forward
 from .views import (
@@ -120,7 +120,7 @@ def backward(
     biases = [make(shape) for shape in shapes] if trace.has_bias else []
     with Running(kind, routers, table.device) as call:
         if plan.batch == 0:
-            fill_with_zeros(call, grad_leaves, *biases)
+            clear(call, grad_leaves, *biases)
         else:
             given = [at(array) for array in (grad_y, x, leaves)]
             results = [at(array) for array in (grad_x, grad_leaves, *biases)]

@@ -21,7 +21,7 @@ from .leaf_trace import (
 )
 from .paths import check_leak, check_temperature, gate_code
 from .running import Running
-from .soft_cuda import check_state, draw_seed, fill_with_zeros, forest_of, refuse_beyond_device
+from .soft_cuda import check_state, clear, draw_seed, forest_of, refuse_beyond_device
 from .trace import activation_code
 
 
@@ -94,7 +94,7 @@ def backward(
         grads += [make(shape) for shape in bias_shapes(table.shape, plan.leaves_shape)]
     with Running(kind, routers, table.device) as call:
         if plan.batch == 0:
-            fill_with_zeros(call, *grads)
+            clear(call, *grads)
         else:
             leaky, results = trace.leaks is not None, [at(array) for array in grads]
             given = [at(array) for array in (grad_y, x, routers, leaves)]
@@ -106,8 +106,9 @@ def backward(
             extra = choices if grad_scores is None else at(grad_scores)
             found = leaks, choices, *map(at, states), extra
             run(call, *given, outputs, *found, results, temperature)
-    of_x, of_routers, of_leaves, *of_bias = grads
-    return LeafGradients(of_x, of_routers, of_leaves, LeafBias(*of_bias) if of_bias else None)
+    grad_x, grad_routers, grad_leaves, *biases = grads
+    grad_bias = LeafBias(*biases) if plan.has_bias else None
+    return LeafGradients(grad_x, grad_routers, grad_leaves, grad_bias)
 
 
 def _forest(plan: LeafPlan, gate: int, leaks: bool, *addresses: Any) -> Any:

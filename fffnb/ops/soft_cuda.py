@@ -9,11 +9,12 @@ import numpy as np
 
 from .. import cuda
 from ..activations import ACTIVATIONS
-from .device import BYTES, Kind, view
+from .device import BYTES, Kind, kind_of, view
 from .paths import check_leak, check_temperature, gate_code
 from .running import Running
 from .soft_trace import SoftTrace
 from .trace import Gradients, activation_code, check_origin
+from .tree_cuda import fill_with_zeros
 from .views import (
     Plan,
     check_samples,
@@ -88,7 +89,7 @@ def backward(
     grad_bias = kind.empty(table.shape[:2], table.dtype, nodes) if trace.has_bias else None
     with Running(kind, nodes, table.device) as call:
         if plan.batch == 0:
-            fill_with_zeros(call, grad_nodes, grad_bias)
+            clear(call, grad_nodes, grad_bias)
             return Gradients(grad_x, grad_nodes, grad_bias)
         of_act, leaky = ACTIVATIONS.index(trace.activation), trace.leaks is not None
         places = cuda.soft.Places(table.dtype, table.depth, 0, of_act, code, leaky)
@@ -110,6 +111,32 @@ def backward(
             temperature,
         )
     return Gradients(grad_x, grad_nodes, grad_bias)
+
+
+def entropy(
+    kind: Kind, scores: Any, n_deciding: int, gate: int, temperature: float, scale: float
+) -> tuple[Any, Any]:
+    """Return the entropy of decisions, times `scale`, and its gradient.
+
+    They are those of the first `n_deciding` scores of each tree, which are checked.
+    """
+    dtype, device, at = kind.dtype(scores.dtype), kind.device(scores), kind.address
+    shape = tuple(scores.shape)
+    n_choices, n_visits = shape[-1], math.prod(shape[:-1])
+    loss, slopes = kind.empty((), dtype, scores), kind.empty(shape, dtype, scores)
+    run = cuda.soft.entropy(dtype, gate, n_choices, n_deciding, n_visits, device)
+    with Running(kind, scores, device) as call:
+        run(call, at(scores), at(loss), at(slopes), check_temperature(temperature), scale)
+    return loss, slopes
+
+
+def check_choices(name: str, scores: Any, forest: tuple[int, ...]) -> None:
+    """Refuse scores of a trace that cannot be those of a forest of so many trees and nodes."""
+    kind: Any = kind_of(scores)
+    found = view(name, kind.facts(scores), kind)
+    check_wide(name, found.dtype)
+    lead = found.shape[:-2]
+    check_shaped(name, found, (*lead, *forest), "that of the parameters and the samples")
 
 
 def _planned(kind: Kind, x: Any, nodes: Any, bias: Any, activation: str, n_out: int | None) -> Plan:
@@ -154,11 +181,9 @@ def refuse_beyond_device(name: str, shape: tuple[int, ...], dtype: str, device: 
         )
 
 
-def fill_with_zeros(call: Running, *arrays: Any) -> None:
+def clear(call: Running, *arrays: Any) -> None:
     """Fill the arrays that there are with zeros."""
-    kind = call.kind
     for array in arrays:
         if array is not None:
-            dtype = kind.dtype(array.dtype)
-            n_bytes = BYTES[dtype] * math.prod(array.shape)
-            cuda.launch.zero(call.stream, kind.address(array), n_bytes)
+            size = BYTES[call.kind.dtype(array.dtype)]
+            fill_with_zeros(call, array, size * math.prod(array.shape))

@@ -199,6 +199,9 @@ def test_the_soft_form_equals_the_reference(dtype, kind, tiles):
         assert [found is None for found, *_ in triples] == [False] * 3 + [bias is None] * 3
         triples = [triple for triple in triples if triple[0] is not None]
         triples += [(kind.get(y), truth.y, truth.size), (weights, truth.weights, np.ones(()))]
+        loss, slopes = got(kind, fffnb.hardening_loss(trace, reduction="sum"))
+        entropy, rise = reference.hardening(truth.router_scores, gate, temperature)
+        triples += [(loss, entropy, entropy), (by_tree(slopes), rise, 1 / temperature)]
         assert_near(triples, BOUND[dtype])
 
 
