@@ -10,6 +10,7 @@ import math
 
 from .. import buffers, cpu
 from ..activations import ACTIVATIONS
+from . import straight_cuda
 from .arrays import (
     Array,
     as_batch,
@@ -20,9 +21,9 @@ from .arrays import (
     output_width,
     unlocked,
 )
-from .device import check_host
+from .device import kind_of
 from .paths import check_temperature, gate_code
-from .trace import Trace, as_paths, check_trace
+from .trace import Trace, as_paths, check_had_bias, check_trace
 
 
 def straight_through(
@@ -76,6 +77,9 @@ def straight_through(
     / 2 nodes beside the depth nodes of the path, 66 beside 12, where `fff_forward_soft` evaluates
     4095. The result is the same bits on any number of threads.
 
+    If `nodes` is an array on a GPU, float32 or float64, so must the others be, as for
+    `fff_forward`.
+
     Examples
     --------
     >>> import numpy as np
@@ -85,7 +89,12 @@ def straight_through(
     >>> fffnb.straight_through(np.ones_like(y), x, nodes, trace, temperature=0.5).shape
     (5, 1, 4)
     """
-    check_host("nodes", nodes, "the straight-through gradient runs")
+    kind = kind_of(nodes)
+    if kind is not None:
+        options = temperature, gate, bias
+        return straight_cuda.straight_through(  # type: ignore[no-any-return]
+            kind, grad_y, x, nodes, trace, *options
+        )
     nodes, depth = check_nodes(nodes)
     x = check_rows("x", x, nodes.dtype)
     lead, n_in = x.shape[:-1], x.shape[-1]
@@ -93,10 +102,7 @@ def straight_through(
     grad_y = check_rows("grad_y", grad_y, nodes.dtype)
     check_shape("grad_y", grad_y, (*lead, width), "that of the output of x and nodes")
     check_trace(trace, lead, n_in, nodes, depth)
-    if trace.has_bias != (bias is not None):
-        wanted = "given" if trace.has_bias else "None"
-        had = "had one" if trace.has_bias else "had none"
-        raise ValueError(f"bias must be {wanted}, as the forward pass of this trace {had}")
+    check_had_bias(trace, bias)
     if bias is not None:
         bias = unlocked(check_node_bias(bias, nodes))
     temperature, code = check_temperature(temperature), gate_code(gate)

@@ -88,6 +88,14 @@ def check_trace(trace: Trace, lead: tuple[int, ...], n_in: int, nodes: Array, de
     check_paths(trace.scores, trace.leaves, (*lead, len(nodes)), depth, nodes.dtype)
 
 
+def check_had_bias(trace: Trace, bias: Array | None) -> None:
+    """Refuse a bias that the forward pass did not have, and none where it had one."""
+    if trace.has_bias != (bias is not None):
+        wanted = "given" if trace.has_bias else "None"
+        had = "had one" if trace.has_bias else "had none"
+        raise ValueError(f"bias must be {wanted}, as the forward pass of this trace {had}")
+
+
 def new_paths(batch: int, n_trees: int, depth: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Return room for the scores and the leaves that a forward pass finds."""
     scores = buffers.empty((batch, n_trees, depth), dtype)
