@@ -307,7 +307,7 @@ def test_fused_update_is_backward_and_steps(dtype, rows, make, form):
     parameters = dict(zip(names, arrays, strict=True))
     fused = {name: array.copy() for name, array in parameters.items()}
     plain, optimizer = make(parameters), make(fused)
-    for seed, batch in enumerate((40, 1, 0, 300)):
+    for seed, batch in enumerate((40, 1, 300)):
         x, *_, grad_y = problem(33, 20, 5, 2, batch, dtype, seed=seed)
         layer, (*own, bias) = list(parameters.values())[:2], fused.values()
         options = {"activation": "silu", "return_trace": True}
@@ -323,6 +323,20 @@ def test_fused_update_is_backward_and_steps(dtype, rows, make, form):
         for name in names:
             np.testing.assert_allclose(fused[name], parameters[name], rtol=0, atol=tolerance)
             fused[name][...] = parameters[name]
+
+
+def test_an_empty_batch_steps_nothing():
+    x, planes, y_vectors, bias, grad_y = problem(9, 7, 3, 2, 0, "float32")
+    parameters = {"planes": planes, "y_vectors": y_vectors, "bias": bias}
+    before = {name: array.copy() for name, array in parameters.items()}
+    optimizer = nn.AdamW(parameters, weight_decay=0.1)
+    _, trace = fffnb.flat_forward(x, planes, y_vectors, bias=bias, return_trace=True)
+    *rules, bias_rule = (optimizer.rule(name) for name in parameters)
+    fffnb.flat_backward_update(
+        grad_y, x, planes, y_vectors, trace, *rules, bias=bias, bias_rule=bias_rule
+    )
+    for name, array in parameters.items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_without_a_bias_rule_the_bias_stays():
