@@ -23,6 +23,9 @@ SMALL, LARGE = 128, 512
 GROUP, TURNS = 32, 4
 MERGED = 32
 
+#: Keys above which more but shorter searches take less time, and the runs that are merged then.
+MANY, FEW_RUNS = 32_768, 4
+
 LAST = np.iinfo(np.int64).max
 SAMPLE = (1 << 32) - 1
 
@@ -106,7 +109,8 @@ def sort_by_leaf(batch: int, n_trees: int, last_leaf: int, device: int) -> Calla
     """
     tile, n_keys = SMALL if batch <= SMALL else LARGE, n_trees * batch
     tiles = sort_tiles(tile).bind(device, (-(-batch // tile), n_trees, 1), tile // 2)
-    kernel, threads = merge_runs(GROUP, MERGED, TURNS)
+    group, turns = (GROUP, TURNS) if batch <= MANY else (FEW_RUNS, 1)
+    kernel, threads = merge_runs(group, MERGED, turns)
     merge = kernel.bind(device, (-(-batch // MERGED), n_trees, 1), threads)
 
     def run(call: Call, leaves: Any) -> Any:
@@ -116,7 +120,7 @@ def sort_by_leaf(batch: int, n_trees: int, last_leaf: int, device: int) -> Calla
         while length < batch:
             merged = call.take(n_keys, "int64")
             merge(call.stream, keys, merged, length, batch)
-            keys, length = merged, length * GROUP
+            keys, length = merged, length * group
         return keys
 
     return run

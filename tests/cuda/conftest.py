@@ -70,6 +70,7 @@ def make_tiles_small(patch):
     patch.setattr("fffnb.cuda.dense.LEAST", 2)
     patch.setattr("fffnb.cuda.dense.BLOCK", 4)
     patch.setattr("fffnb.cuda.tree.SMALL_SHARE", cuda.tree.SHARE)  # as for large batches
+    patch.setattr("fffnb.cuda.order.MANY", 12)
     patch.setattr("fffnb.cuda.order.TURNS", 2)
     patch.setattr("fffnb.cuda.order.MERGED", 3)
     patch.setattr("fffnb.cuda.tree_steps.BLOCK", FEWEST)
