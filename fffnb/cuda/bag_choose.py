@@ -22,11 +22,14 @@ ROOM, SHARE = 2 * FEWEST, 8
 #: Nodes that a sample can choose at once: more have no room in shared memory.
 MOST_CHOSEN = 1024
 
-#: Scores that a thread reads ahead of those that are at hand.
-AHEAD = 4
+#: Scores that a thread reads at once, so that they wait for memory together.
+AHEAD = 8
 
 #: Places from here on are those of NaN, which goes among -∞, behind it.
 LATE = 2**30
+
+#: No place: all others come before it.
+NONE = 2 * LATE - 1
 
 #: Threads of a block that names rows.
 BLOCK = 256
@@ -42,11 +45,12 @@ def room_of(k: int) -> tuple[int, int]:
 
 @functools.cache
 def chooser(kind, k):
-    """Return clear(...), offer(...) and settle(...) of a room, which all threads call together.
+    """Return clear(...), offer(...), settle(...) and take(...) of a room.
 
     `best` and `places` are its scores and their places; `end[0]` is where the next one is appended.
+    All threads call the first three together.
     """
-    (room, threads), real, late = room_of(k), REAL[kind], LATE
+    (room, threads), real, late, none = room_of(k), REAL[kind], LATE, NONE
 
     @helper
     def ahead(score, place, other, other_place):
@@ -58,7 +62,7 @@ def chooser(kind, k):
         """Fill a room with what any score is ahead of."""
         for j in range(thread, room, threads):
             poke(best, j, real(-math.inf))
-            poke(places, j, int32(2 * late - 1))
+            poke(places, j, int32(none))
         if thread == 0:
             poke(end, 0, int32(k))
         cuda.syncthreads()
@@ -103,7 +107,15 @@ def chooser(kind, k):
             filled = k
         return filled
 
-    return clear, offer, settle
+    @helper
+    def take(best, places, j):
+        """Return a score and its place, NaN as it was."""
+        place, score = int64(peek(places, j)), peek(best, j)
+        if place >= late:
+            return real(math.nan), place - late
+        return score, place
+
+    return clear, offer, settle, take
 
 
 @functools.cache
@@ -112,9 +124,12 @@ def choose(kind, k):
 
     Choice c is one of group c % n_groups, whose n rows follow those of the groups before it. Of
     equal scores the first is best, NaN is worst.
+
+    The k-th of what each thread finds best is not ahead of the k-th of all, and few others are
+    ahead of it: where there are k threads, these come first.
     """
-    (room, threads), real, late, ahead = room_of(k), REAL[kind], LATE, AHEAD
-    clear, offer, settle = chooser(kind, k)
+    (room, threads), real, none, ahead = room_of(k), REAL[kind], NONE, AHEAD
+    (clear, offer, settle, take), few = chooser(kind, k), k <= threads
 
     def body(scores, best, rows, n, n_groups):
         kept = cuda.shared.array(room, real)
@@ -122,20 +137,32 @@ def choose(kind, k):
         end = cuda.shared.array(1, int32)
         values = cuda.local.array(ahead, real)
         thread, choice = cuda.threadIdx.x, cuda.blockIdx.x
-        filled = k
+        start, filled, own, most = choice * n, k, int64(none), real(-math.inf)
         clear(kept, places, end, thread)
+        if few:
+            for first in range(thread, n, ahead * threads):
+                for u in range(ahead):
+                    j = first + u * threads
+                    values[u] = scores[start + j] if j < n else real(math.nan)
+                for u in range(ahead):
+                    if values[u] > most or (values[u] == most and own == none):
+                        own, most = first + u * threads, values[u]
+            filled = offer(most, own, own < none, filled, kept, places, end, thread)
         for first in range(0, n, ahead * threads):
+            near = False
             for u in range(ahead):
                 j = first + u * threads + thread
-                values[u] = scores[choice * n + j] if j < n else real(0)
-            for u in range(ahead):
-                j = first + u * threads + thread
-                filled = offer(values[u], j, j < n, filled, kept, places, end, thread)
+                values[u] = scores[start + j] if j < n else real(0)
+                near = near or (j < n and j != own and not values[u] < peek(kept, k - 1))
+            if cuda.syncthreads_or(int32(near)):
+                for begin in range(first, min(n, first + ahead * threads), threads):
+                    j, here, score = begin + thread, False, real(0)
+                    if j < n and j != own:
+                        here, score = True, scores[start + j]  # again: `values` are registers
+                    filled = offer(score, j, here, filled, kept, places, end, thread)
         settle(kept, places, end, thread)
         for j in range(thread, k, threads):
-            place, score = int64(peek(places, j)), peek(kept, j)
-            if place >= late:
-                place, score = place - late, real(math.nan)
+            score, place = take(kept, places, j)
             best[choice * k + j] = score
             rows[choice * k + j] = choice % n_groups * n + place
 

@@ -1,13 +1,13 @@
 """The choice of product keys on the GPU: the best pairs, from the best keys of both halves."""
 
 import functools
-import math
 
+import numpy as np
 from numba import cuda, int32, int64
 
-from .bag_choose import LATE, chooser, room_of
+from .bag_choose import chooser, room_of
 from .launch import Kernel
-from .simt import REAL, peek
+from .simt import REAL
 
 
 @functools.cache
@@ -19,31 +19,29 @@ def choose_pairs(kind, m, k):
     (p + 1) * (q + 1) - 1 pairs ahead of it, so that few can be among the best k. Of equal sums the
     one with the better first key is ahead, then with the better second.
     """
-    (room, threads), real, late = room_of(k), REAL[kind], LATE
-    clear, offer, settle = chooser(kind, k)
+    (room, threads), real = room_of(k), REAL[kind]
+    clear, offer, settle, take = chooser(kind, k)
+    pairs = [p * m + q for p in range(m) for q in range(min(m, k // (p + 1)))]
+    n_pairs, pairs = len(pairs), np.array(pairs, np.int32)
 
     def body(halves, keys, best, rows, n_keys):
         kept = cuda.shared.array(room, real)
         places = cuda.shared.array(room, int32)
         end = cuda.shared.array(1, int32)
+        listed = cuda.const.array_like(pairs)
         thread, choice = cuda.threadIdx.x, cuda.blockIdx.x
         first, second = 2 * choice * m, (2 * choice + 1) * m
         filled = k
         clear(kept, places, end, thread)
-        for p in range(m):
-            n = min(m, k // (p + 1))
-            for begin in range(0, n, threads):
-                q = begin + thread
-                score = real(0)
-                if q < n:
-                    score = halves[first + p] + halves[second + q]
-                place = p * m + q
-                filled = offer(score, place, q < n, filled, kept, places, end, thread)
+        for begin in range(0, n_pairs, threads):
+            i, place, score = begin + thread, int64(0), real(0)
+            if i < n_pairs:
+                place = int64(listed[i])
+                score = halves[first + place // m] + halves[second + place % m]
+            filled = offer(score, place, i < n_pairs, filled, kept, places, end, thread)
         settle(kept, places, end, thread)
         for j in range(thread, k, threads):
-            place, score = int64(peek(places, j)), peek(kept, j)
-            if place >= late:
-                place, score = place - late, real(math.nan)
+            score, place = take(kept, places, j)
             best[choice * k + j] = score
             rows[choice * k + j] = keys[first + place // m] * n_keys + keys[second + place % m]
 
