@@ -25,8 +25,8 @@ SWEEP_FROM = 512
 TILES = {
     1: Tile(group=1, reads=2, teams=8, parts=4),
     1024: Tile(group=2, reads=2, teams=8, parts=2),
-    4096: Tile(group=2, reads=4, teams=8, parts=1),
-    8192: Tile(group=4, reads=1, teams=8, parts=1),
+    4096: Tile(group=2, reads=1, teams=2, parts=1),
+    8192: Tile(group=4, reads=1, teams=2, parts=1),
 }
 
 
