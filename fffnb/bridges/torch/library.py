@@ -37,47 +37,51 @@ def make_operators(
     `backward` takes the gradients of the values, tensors, states and options, and returns the
     gradients of the tensors, as ops do; None where there is none.
     """
-    draws = {} if draws is None else draws
+    forward_types = {**tensors, **options, **(draws or {})}
     n_tensors, n_values = len(tensors), len(values)
-    made = _operator(
-        f"{name}_forward", forward, {**tensors, **options, **draws}, n_values + len(states)
-    )
+    made = _operator(f"{name}_forward", forward, forward_types, n_values + len(states))
     made.register_fake(shapes)
 
-    def given(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return arguments[n_values : n_values + n_tensors]
-
     def backward_tensors(*arguments: Any) -> tuple[Tensor, ...]:
-        found = zip(backward(*arguments), given(arguments), strict=True)
+        likes = arguments[n_values : n_values + n_tensors]
+        found = zip(backward(*arguments), likes, strict=True)
         return tuple(_gradient(each, like, arguments[0]) for each, like in found)
 
     def backward_shapes(*arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(_gradient(None, like, arguments[0]) for like in given(arguments))
+        likes = arguments[n_values : n_values + n_tensors]
+        return tuple(_gradient(None, like, arguments[0]) for like in likes)
 
-    of_values = {f"grad_{value}": "Tensor" for value in values}
-    of_states = {state: "Tensor" for state in states}
-    returned = _operator(
-        f"{name}_backward",
-        backward_tensors,
-        {**of_values, **tensors, **of_states, **options},
-        n_tensors,
-    )
+    backward_types = {
+        **{f"grad_{value}": "Tensor" for value in values},
+        **tensors,
+        **{state: "Tensor" for state in states},
+        **options,
+    }
+    returned = _operator(f"{name}_backward", backward_tensors, backward_types, n_tensors)
     returned.register_fake(backward_shapes)
+    returned.register_autograd(refuse_second)
+    _differentiate(made, returned, n_values, n_tensors, len(options))
+    return made
+
+
+def _differentiate(
+    forward: Any, backward: Any, n_values: int, n_tensors: int, n_options: int
+) -> None:
+    """Let autograd find the gradients of a forward operator by a backward operator."""
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options = inputs[n_tensors : n_tensors + len(options)]
+        tensors, others = inputs[:n_tensors], inputs[n_tensors:]
+        ctx.options, ctx.n_others = others[:n_options], len(others)
         ctx.mark_non_differentiable(*output[n_values:])
-        ctx.save_for_backward(*inputs[:n_tensors], *output[n_values:])
+        ctx.save_for_backward(*tensors, *output[n_values:])
 
     def gradients(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        found = returned(*grads[:n_values], *ctx.saved_tensors, *ctx.options)
+        found = backward(*grads[:n_values], *ctx.saved_tensors, *ctx.options)
         wanted = zip(found, ctx.needs_input_grad, strict=False)
-        rest = (None,) * (len(options) + len(draws))
-        return *(each if needed else None for each, needed in wanted), *rest
+        others = (None,) * ctx.n_others
+        return *(each if needed else None for each, needed in wanted), *others
 
-    made.register_autograd(gradients, setup_context=keep)
-    returned.register_autograd(refuse_second)
-    return made
+    forward.register_autograd(gradients, setup_context=keep)
 
 
 def refuse_second(ctx: Any, *grads: Any) -> Any:
