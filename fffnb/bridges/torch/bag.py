@@ -120,8 +120,8 @@ def bag(
 
     Notes
     -----
-    The choice of the nodes has none; there are no gradients of gradients.
-    With ``k=None`` the data say how many nodes are chosen, so that compiled graphs break here.
+    The choice of the nodes has no gradient; there are no gradients of gradients. With ``k=None``
+    the data say how many nodes are chosen, so that compiled graphs break here.
 
     Examples
     --------

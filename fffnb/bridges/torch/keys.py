@@ -102,7 +102,7 @@ def keys(
 
     Notes
     -----
-    The choice of the nodes has none; there are no gradients of gradients.
+    The choice of the nodes has no gradient; there are no gradients of gradients.
 
     Examples
     --------
