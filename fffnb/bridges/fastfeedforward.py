@@ -133,11 +133,11 @@ def to_fastfeedforward(layer: Any, *, activation: str = "relu") -> dict[str, Arr
         leaves[:, :, own.n_in :].copy(),
         output_bias,
     )
-    return {**dict(zip(NAMES, arrays, strict=True)), "depth": np.array(own.depth)}
+    return {**dict(zip(NAMES, arrays, strict=True)), "depth": np.array(own.depth, np.int64)}
 
 
 def _arrays(state_dict: object, prefix: str) -> dict[str, Array]:
-    """Return the arrays of a layer, in the order of the layout."""
+    """Return the arrays of a layer, in the order of their names."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must map names to arrays, got {type(state_dict).__qualname__}")
     found = {key[len(prefix) :]: state_dict[key] for key in state_dict if key.startswith(prefix)}
