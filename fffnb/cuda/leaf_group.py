@@ -23,7 +23,7 @@ from .tree_mix import slices
 from .tree_walk import activate, derivative
 
 #: Neurons of a leaf that a thread scores at once, and of which it sums gradients.
-SCORED, SUMMED = 4, 8
+SCORED, SUMMED = 8, 8
 
 #: Teams of a block that scores or mixes, and of one that sums gradients.
 TEAMS, SHARES = 4, 8
@@ -107,14 +107,15 @@ def meet(layer, group, back):
     lanes, length, real, mask = FEWEST, layer.length, REAL[layer.kind], SAMPLE
     fetch, _ = row_movers(layer.kind, n, length, lanes, length)
     width, size, n_leaves = layer.width, layer.size, layer.n_leaves
-    n_inputs, n_sums, stride = group * length, group * held, lanes * length
+    n_inputs, n_rows, n_sums = group * length, held * length, group * held
     total, teams = team_sums(layer.kind, lanes, TEAMS, n_sums), TEAMS
-    activation, has_bias, n_found = layer.activation, layer.has_bias, TEAMS * n_sums
+    activation, has_bias = layer.activation, layer.has_bias
+    n_found, stride = TEAMS * n_sums, lanes * length
 
     def body(keys, source, table, hidden, scores, coefs, slopes, batch, n_trees):
         found = cuda.shared.array(n_found, real)
         inputs = cuda.local.array(n_inputs, real)
-        row = cuda.local.array(length, real)
+        rows = cuda.local.array(n_rows, real)
         sums = cuda.local.array(n_sums, real)
         samples = cuda.local.array(group, int64)
         ends = cuda.local.array(group, int64)
@@ -127,18 +128,24 @@ def meet(layer, group, back):
             ends[g] = (t * n_leaves + (key >> 32)) * width
         for j in range(n_sums):
             sums[j] = real(0)
-        for column in range(0, n, stride):
-            for g in range(group):
-                fetch(source, samples[g] * n, column, lane, inputs, g * length)
-            for m in range(held):
-                last, neuron = int64(-1), min(m0 + m, width - 1)
+        end = ends[0]
+        while end >= 0:  # for each leaf of the group, in most cases one
+            for column in range(0, n, stride):
                 for g in range(group):
-                    if ends[g] != last:
-                        last = ends[g]
-                        fetch(table, (last + neuron) * size + start, column, lane, row, 0)
-                    for k in range(length):
-                        j = g * held + m
-                        sums[j] = cuda.fma(inputs[g * length + k], row[k], sums[j])
+                    fetch(source, samples[g] * n, column, lane, inputs, g * length)
+                for m in range(held):
+                    at = (end + min(m0 + m, width - 1)) * size + start
+                    fetch(table, at, column, lane, rows, m * length)
+                for g in range(group):
+                    if ends[g] == end:
+                        for m in range(held):
+                            for k in range(length):
+                                j, value = g * held + m, inputs[g * length + k]
+                                sums[j] = cuda.fma(value, rows[m * length + k], sums[j])
+            last, end = end, int64(-1)
+            for g in range(group):
+                if ends[group - 1 - g] > last:
+                    end = ends[group - 1 - g]
         total(sums)
         for j in range(n_sums):
             if lane == j % lanes:
