@@ -76,6 +76,10 @@ class LeafPlan(Plan):
         return cuda.leaf.forward(layer, *place), True
 
 
+#: A plan of what LeafPlan takes, which is kept.
+plan_of = functools.lru_cache(KEPT)(LeafPlan)
+
+
 def forward(
     kind: Kind,
     x: Any,
@@ -88,7 +92,7 @@ def forward(
 ) -> Any:
     """Do what `leaf_forward` says."""
     code, bias = activation_code(activation), check_leaf_bias(bias)
-    plan = LeafPlan(*checked(kind, x, routers, leaves, bias), code, bias is not None)
+    plan = plan_of(*checked(kind, x, routers, leaves, bias), code, bias is not None)
     if out is not None:
         check_out(kind.facts(out), kind, plan.table, (*plan.lead, plan.n_out))
     given = {"x": x, "routers": routers, "leaves": leaves}
@@ -110,7 +114,7 @@ def backward(
         raise ValueError("sparse must be False where routers are on a GPU, got True")
     arrays = checked(kind, x, routers, leaves, None)
     check_leaf_origin(trace, arrays[0].shape, arrays[2])
-    plan = LeafPlan(*arrays, ACTIVATIONS.index(trace.activation), trace.has_bias)
+    plan = plan_of(*arrays, ACTIVATIONS.index(trace.activation), trace.has_bias)
     table, at = plan.table, kind.address
     check_grad_y(grad_y, kind, plan)
     check_paths(kind.facts(trace.scores), kind.facts(trace.leaves), kind, table, plan.lead)

@@ -11,7 +11,7 @@ from .. import cuda
 from ..activations import ACTIVATIONS
 from ..leaves import LeafBias
 from .device import Kind
-from .leaf_cuda import LeafPlan, check_grad_y, checked
+from .leaf_cuda import LeafPlan, check_grad_y, checked, plan_of
 from .leaf_trace import (
     LeafGradients,
     LeafSoftTrace,
@@ -43,7 +43,7 @@ def forward(
     arrays = checked(kind, x, routers, leaves, bias)
     temperature, leak = check_temperature(temperature), check_leak(leak)
     codes = activation_code(activation), gate_code(gate)
-    plan = LeafPlan(*arrays, codes[0], bias is not None)
+    plan = plan_of(*arrays, codes[0], bias is not None)
     table, lead, at = plan.table, plan.lead, kind.address
     (n_trees, n_nodes, _), of_neurons = table.shape, plan.leaves_shape[:3]
     room = 3, *lead, *of_neurons
@@ -83,7 +83,7 @@ def backward(
     bias = check_leaf_bias(bias)
     arrays = checked(kind, x, routers, leaves, bias)
     check_leaf_soft_origin(trace, arrays[0].shape, arrays[2], bias)
-    plan = LeafPlan(*arrays, ACTIVATIONS.index(trace.activation), trace.has_bias)
+    plan = plan_of(*arrays, ACTIVATIONS.index(trace.activation), trace.has_bias)
     table, at = plan.table, kind.address
     check_grad_y(grad_y, kind, plan)
     gate, temperature = gate_code(trace.gate), check_temperature(trace.temperature)
