@@ -20,7 +20,7 @@ BOUND = {"float32": 1e-6, "float64": 1e-13}
 # n_in, n_out, depth, width, n_trees, batch, activation, bias
 SMALL = [
     (1, 1, 1, 1, 1, 1, "identity", True),
-    (6, 9, 3, 3, 2, 17, "gelu", True),
+    (6, 9, 2, 3, 2, 11, "gelu", True),
     (12, 4, 2, 4, 1, 5, "relu", False),
 ]
 LARGE = [
@@ -166,7 +166,7 @@ def test_backward_refuses(kind):
 # n_in, n_out, depth, width, n_trees, batch, activation, bias, temperature, leak, gate
 SOFT = [
     (1, 1, 1, 1, 1, 1, "identity", True, 1.0, 0.0, "sigmoid"),
-    (6, 9, 3, 3, 2, 11, "gelu", True, 0.5, 0.3, "smooth_step"),
+    (6, 9, 2, 3, 2, 9, "gelu", True, 0.5, 0.3, "smooth_step"),
     (12, 4, 2, 4, 1, 5, "relu", False, 2.0, 0.0, "sigmoid"),
 ]
 SOFT_LARGE = [

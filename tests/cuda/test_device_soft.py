@@ -92,15 +92,15 @@ def test_the_cold_limit_is_the_hard_tree_with_the_same_bits_every_time(kind, mon
 
 
 def test_leaks_come_as_often_as_asked_and_from_their_seed(kind):
-    x, nodes = put(kind, problem(1, 1, 5, 1, 30, "float32")[:2])
+    x, nodes = put(kind, problem(1, 1, 5, 1, 20, "float32")[:2])
 
     def leaks(seed):
         options = {"leak": 0.2, "rng": seed, "return_trace": True}
         return kind.get(fffnb.fff_forward_soft(x, nodes, **options)[1].leaks)
 
     first = leaks(0)
-    assert abs(first.mean() - 0.2) < 0.05  # of 930, with a deviation of 0.013
-    assert (np.abs(first.mean(axis=(0, 1)) - 0.2) < 0.3).all()
+    assert abs(first.mean() - 0.2) < 0.06  # of 620, with a deviation of 0.016
+    assert (np.abs(first.mean(axis=(0, 1)) - 0.2) < 0.4).all()
     np.testing.assert_array_equal(leaks(0), first)
     assert (leaks(1) != first).any()
 
