@@ -1,14 +1,15 @@
-"""The leaf form on the GPU: the kernels of `leaf_group` put to work, as in `tree`."""
+"""The leaf form on the GPU: the kernels of `leaf_group` and `leaf_sum` put to work."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 
-from . import leaf_group
+from . import leaf_group, leaf_sum
 from .launch import KEPT, Call
 from .layer import FEWEST
-from .leaf_group import Leaves, descend, find_leaves, gradient_columns, meet, mix, sum_leaves
+from .leaf_group import Leaves, descend, meet, mix
+from .leaf_sum import find_leaves, gradient_columns, sum_leaves
 from .order import sort_by_leaf
 from .tree import Operand, by_batch, held
 from .tree_mix import slices
@@ -57,7 +58,7 @@ def backward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[.
     find = kernel.bind(device, (-(-n_starts // BLOCK), n_trees, 1), BLOCK)
     kernel, threads = sum_leaves(layer)
     blocks = -(-gradient_columns(layer) // (FEWEST * layer.length))
-    _, n_tiles = layer.tiles(leaf_group.SUMMED)
+    _, n_tiles = layer.tiles(leaf_sum.SUMMED)
     summed = kernel.bind(device, (layer.n_leaves, n_trees * n_tiles, blocks), threads)
 
     def run(call: Call, *arrays: Operand) -> None:

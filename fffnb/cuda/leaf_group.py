@@ -17,19 +17,16 @@ from numba import cuda, int64
 from .launch import Kernel
 from .layer import FEWEST, team_of
 from .order import SAMPLE
-from .simt import REAL, dot_of, helper, mover, peek, poke, row_movers, share_of, vector_length
+from .simt import REAL, dot_of, peek, poke, row_movers, share_of
 from .team import team_sum, team_sums
 from .tree_mix import slices
 from .tree_walk import activate, derivative
 
-#: Neurons of a leaf that a thread scores at once, and of which it sums gradients.
-SCORED, SUMMED = 8, 8
+#: Neurons of a leaf that a thread scores at once.
+SCORED = 8
 
-#: Teams of a block that scores or mixes, and of one that sums gradients.
-TEAMS, SHARES = 4, 8
-
-#: Visits that a thread of a gradient reads at once, so that they wait for memory together.
-AHEAD = 4
+#: Teams of a block.
+TEAMS = 4
 
 
 class Leaves(NamedTuple):
@@ -216,124 +213,3 @@ def mix(layer, group, back):
 
     signature = ("int64", "int32", *["real"] * 4, "int", "int")
     return Kernel(body, layer.kind, signature), lanes * teams, teams * group
-
-
-@functools.cache
-def find_leaves(n_leaves, block):
-    """Return the kernel that writes where the keys of each leaf start, and where the last end."""
-
-    def body(keys, starts, batch):
-        leaf, t = cuda.blockIdx.x * block + cuda.threadIdx.x, cuda.blockIdx.y
-        begin, end = t * batch, (t + 1) * batch
-        if leaf <= n_leaves:
-            while begin < end:
-                middle = (begin + end) // 2
-                if keys[middle] >> 32 < leaf:
-                    begin = middle + 1
-                else:
-                    end = middle
-            starts[t * (n_leaves + 1) + leaf] = begin
-
-    return Kernel(body, "float32", ("int64", "int64", "int"))
-
-
-@functools.cache
-def sum_leaves(layer):
-    """Return the kernel that writes the gradients of neurons and of their biases.
-
-    A block sums some columns of some neurons of a leaf, those of the bias last; its teams share the
-    visits of the leaf, of which `starts` (n_trees, n_leaves + 1) tell the places among the keys.
-    What nobody visits is zero.
-    """
-    lanes, teams, length, (held, n_tiles) = FEWEST, SHARES, layer.length, layer.tiles(SUMMED)
-    real, mask, ahead, threads = REAL[layer.kind], SAMPLE, AHEAD, FEWEST * SHARES
-    load, store = mover(layer.kind, length)
-    together = vector_length(layer.kind, layer.width, held)
-    load_weights, _ = mover(layer.kind, together)
-    n_in, n_out, size, width = layer.n_in, layer.n_out, layer.size, layer.width
-    n_leaves, has_bias = layer.n_leaves, layer.has_bias
-    n_values, n_weights, n_sums = ahead * length, ahead * held, held * length
-    n_columns = gradient_columns(layer)
-    n_room = (n_sums + length) * threads
-
-    @helper
-    def fetch(x, grad_y, sample, column, values, j):
-        if column < n_in:
-            load(x, sample * n_in + column, values, j)
-        elif column < size:
-            load(grad_y, sample * n_out + column - n_in, values, j)
-        else:
-            for k in range(length):
-                values[j + k] = real(1)  # the bias has this input
-
-    @helper
-    def total_of(room, j, thread):
-        """Return the sum of what the teams hold of a number."""
-        total = real(0)
-        for u in range(teams):
-            total += peek(room, j * threads + u * lanes + thread % lanes)
-        return total
-
-    def body(keys, starts, x, grad_y, coefs, slopes, neurons, hidden, outputs, batch, n_trees):
-        room = cuda.shared.array(n_room, real)
-        values = cuda.local.array(n_values, real)
-        weights = cuda.local.array(n_weights, real)
-        sums = cuda.local.array(n_sums, real)
-        whole = cuda.local.array(length, real)
-        samples = cuda.local.array(ahead, int64)
-        thread, leaf, t = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y // n_tiles
-        team, m0 = thread // lanes, cuda.blockIdx.y % n_tiles * held
-        column = (cuda.blockIdx.z * lanes + thread % lanes) * length
-        place = t * (n_leaves + 1) + leaf
-        begin, end = starts[place], starts[place + 1]
-        for j in range(n_sums):
-            sums[j] = real(0)
-        for k in range(length):
-            whole[k] = real(0)
-        for i in range(begin + team, end, teams * ahead):
-            for u in range(ahead):
-                samples[u] = keys[min(i + u * teams, end - 1)] & mask
-            for u in range(ahead):
-                visit = (samples[u] * n_trees + t) * width + m0
-                if column < n_columns:
-                    fetch(x, grad_y, samples[u], column, values, u * length)
-                for m in range(0, held, together):
-                    if m0 + m < width and n_in <= column < size:
-                        load_weights(coefs, visit + m, weights, u * held + m)
-                    elif m0 + m < width:
-                        load_weights(slopes, visit + m, weights, u * held + m)
-            for u in range(ahead):
-                if i + u * teams < end:
-                    for k in range(length):
-                        whole[k] += values[u * length + k]
-                        for m in range(held):
-                            j, weight = m * length + k, weights[u * held + m]
-                            sums[j] = cuda.fma(weight, values[u * length + k], sums[j])
-        for j in range(n_sums):
-            poke(room, j * threads + thread, sums[j])
-        for k in range(length):
-            poke(room, (n_sums + k) * threads + thread, whole[k])
-        cuda.syncthreads()
-        if column >= n_columns:
-            return
-        own = t * n_leaves + leaf
-        for m in range(team, min(held, width - m0), teams):
-            for k in range(length):
-                values[k] = total_of(room, m * length + k, thread)
-            neuron = own * width + m0 + m
-            if column < size:
-                store(neurons, neuron * size + column, values, 0)
-            else:
-                hidden[neuron] = values[0]
-        if has_bias and team == 0 and m0 == 0 and n_in <= column < size:
-            for k in range(length):
-                values[k] = total_of(room, n_sums + k, thread)
-            store(outputs, own * n_out + column - n_in, values, 0)
-
-    signature = ("int64", "int64", *["real"] * 7, "int", "int")
-    return Kernel(body, layer.kind, signature), threads
-
-
-def gradient_columns(layer: Leaves) -> int:
-    """Return the columns of a gradient: those of a row, and a vector for the bias."""
-    return layer.size + (layer.length if layer.has_bias else 0)

@@ -62,8 +62,8 @@ def make_tiles_small(patch):
         patch.setattr(f"fffnb.cuda.{name}", 4)
     for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK", "bag.BLOCK", "keys.BLOCK"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
-    for name in ("SCORED", "SUMMED", "TEAMS", "SHARES", "AHEAD"):
-        patch.setattr(f"fffnb.cuda.leaf_group.{name}", 2)
+    for name in ("group.SCORED", "group.TEAMS", "sum.SUMMED", "sum.SHARES", "sum.AHEAD"):
+        patch.setattr(f"fffnb.cuda.leaf_{name}", 2)
     patch.setattr("fffnb.cuda.leaf.BLOCK", 2)
     patch.setattr("fffnb.cuda.leaf.GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.dense.CHUNK", 3)
