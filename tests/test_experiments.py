@@ -1,6 +1,7 @@
 """Experiments resume, refuse other settings, report what diverged, and count work rightly."""
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from itertools import chain
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fffnb
 from fffnb import nn
 from fffnb.data import Dataset
 
@@ -18,6 +20,7 @@ sys.path.append(str(ROOT))
 command = importlib.import_module("benchmarks.experiments.__main__")
 experiment = importlib.import_module("benchmarks.experiments.experiment")
 models = importlib.import_module("benchmarks.experiments.models")
+pictures = importlib.import_module("benchmarks.experiments.pictures")
 report = importlib.import_module("benchmarks.experiments.report")
 runs = importlib.import_module("benchmarks.experiments.runs")
 settings = importlib.import_module("benchmarks.experiments.settings")
@@ -67,7 +70,7 @@ class TestRuns:
 
         with pytest.raises(KeyboardInterrupt):
             run(replace(made, train=stop), tmp_path)
-        assert trained == [("dense", 0), ("dense", 1), ("Tree, 2 x 2", 0)]
+        assert trained == [("dense", 0), ("Tree, 2 x 2", 0), ("dense", 1)]
         trained[:] = []
         resumed = run(replace(made, train=stop), tmp_path)
         assert trained == [("Tree, 2 x 2", 1)]
@@ -108,13 +111,13 @@ class TestTrain:
 
     def test_best_epoch_is_restored(self):
         model = nn.Linear(2, 2)
-        best = train.BestEpoch(model)
+        best = train.BestEpoch(model.parameters)
         kept = model.weight.copy()
         best(1, nn.History(accuracy=[0.5]))
         model.weight[...] = 7
         best(2, nn.History(accuracy=[0.5, 0.4]))
-        best.restore()
-        assert best.epoch == 1 and np.array_equal(model.weight, kept)
+        assert best.restore() == {"epoch": 1, "validation": 0.5}
+        assert np.array_equal(model.weight, kept)
 
     @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
     def test_divergence_is_reported_and_not_averaged(self, blobs, tmp_path):
@@ -150,7 +153,9 @@ WORK = {
     "bottleneck": ({"form": "bottleneck", "width": 4}, 4, 4, 4, 4),
     "tree": ({"form": "tree", "depth": 3, "n_trees": 2}, 6, 14, 6, 14),
     "flat": ({"form": "flat", "depth": 3, "n_trees": 2}, 6, 6, 6, 14),
-    "patterns": ({"form": "equal-patterns", "depth": 3, "n_trees": 2}, 6, 6, 6, 48),
+    "balanced": ({"form": "balanced-leaf", "depth": 2, "width": 5, "balance": 1.0}, 7, 23, 5, 20),
+    "straight": ({"form": "straight", "depth": 3, "temperature": 1.0}, 3, 7, 3, 7),
+    "patterns": ({"form": "shared-patterns", "depth": 3, "n_trees": 2}, 6, 6, 6, 48),
     "bag": ({"form": "bag", "n_nodes": 9, "k": 2, "orthogonality": 1e-3}, 9, 9, 2, 9),
     "positive": ({"form": "bag", "n_nodes": 9, "k": None}, 9, 9, 9, 9),
     "keys": ({"form": "keys", "n_keys": 4, "k": 2}, 4, 4, 2, 16),
@@ -165,3 +170,126 @@ def test_work(name):
     words, x_read, x_kept, y_read, y_kept = WORK[name]
     count = work.work(models.network(words, N_IN, N_OUT, 0))
     assert count == (x_read * N_IN + y_read * N_OUT, x_read, x_kept, y_read, y_kept)
+
+
+def test_work_of_a_network():
+    one, two, both = (
+        work.work(models.network({**TREE, **hidden}, *widths, 0))
+        for hidden, widths in (({}, (6, 8)), ({}, (8, 3)), ({"hidden": 8}, (6, 3)))
+    )
+    assert both == one.plus(two) and both.multiply_adds == 4 * (6 + 8) + 4 * (8 + 3)
+    with pytest.raises(TypeError, match="got GELU"):
+        work.work(nn.Sequential(nn.GELU()))
+
+
+@pytest.mark.parametrize("name", ["balanced", "patterns", "positive"])
+def test_gradients_of_layers(name):
+    words = {**WORK[name][0], "orthogonality": 0.1} if name == "positive" else WORK[name][0]
+    model = models.network({**words, "dtype": "float64"}, N_IN, N_OUT, 0)
+    rng = np.random.default_rng(0)
+    x, grad_y = rng.standard_normal((9, N_IN)), rng.standard_normal((9, N_OUT))
+    _, gradients = model.backward(grad_y, model.forward(x)[1])
+
+    def loss():
+        y, trace = model.forward(x)
+        return float((y * grad_y).sum()) + cost(model, trace)
+
+    for key, gradient in gradients.items():
+        places = rng.integers(0, gradient.size, 5)
+        flat = model.parameters[key].reshape(-1)
+        for place in places:
+            around = []
+            for step in (1e-6, -1e-6):
+                flat[place] += step
+                around.append(loss())
+                flat[place] -= step
+            slope = (around[0] - around[1]) / 2e-6
+            assert gradient.reshape(-1)[place] == pytest.approx(slope, rel=1e-5, abs=1e-7), key
+
+
+def cost(model, trace):
+    """Return what a layer adds to the loss."""
+    if isinstance(model, models.Orthogonal):
+        vectors = fffnb.split_nodes(model.layer.nodes, N_IN)
+        return 0.1 * sum(fffnb.orthogonality_loss(each)[0] for each in vectors)
+    if isinstance(model, models.BalancedLeaf):
+        x, soft = trace
+        n_leaves = 2**model.depth
+        leaves = fffnb.leaf_forward(
+            x, model.routers, model.leaves, bias=model.bias, return_trace=True
+        )[1].leaves
+        hard = np.bincount(leaves[:, 0], minlength=n_leaves)
+        return n_leaves / len(x) ** 2 * float(hard @ soft.weights[:, 0, -n_leaves:].sum(axis=0))
+    return 0.0
+
+
+def test_straight_through_changes_the_step():
+    x, grad_y = np.ones((4, N_IN), np.float32), np.ones((4, N_OUT), np.float32)
+    steps = {}
+    for form, options in (("tree", {}), ("straight", {"temperature": 1.0})):
+        model = models.network({"form": form, "depth": 3, **options}, N_IN, N_OUT, 0)
+        optimizer = nn.SGD(model.parameters, lr=0.1)
+        model.backward_update(grad_y, model.forward(x)[1], optimizer)
+        steps[form] = model.nodes
+    changed = np.flatnonzero((steps["tree"] != steps["straight"]).any(axis=(0, 2)))
+    assert 1 <= len(changed) <= 2  # the nodes on the path that decide
+
+
+def test_shifts():
+    images = np.arange(2 * 9, dtype=np.float32).reshape(2, 9)
+    x = images.copy()
+    shifts = train.Shifts(x, (1, 3, 3), 1, seed=0)
+    seen = {0: set(), 1: set()}
+    for epoch in range(60):
+        shifts(epoch)
+        for i, image in enumerate(x):
+            seen[i].add(image.tobytes())
+    assert [len(each) for each in seen.values()] == [9, 9]
+    assert images[0].tobytes() in seen[0]
+    up = np.array([3, 4, 5, 6, 7, 8, -1, -1, -1], np.float32)
+    assert up.tobytes() in seen[0]
+
+
+@pytest.mark.parametrize("name", table.EXPERIMENTS)
+def test_every_experiment_builds(name):
+    made = table.EXPERIMENTS[name]()
+    labels = [runs.path_of(Path(), each, 0) for each in made.settings]
+    assert made.name == name and len(set(labels)) == len(labels) > 0
+    for setting in made.settings:
+        json.dumps(setting.to_json())
+        sizes = (400, 120) if setting.data == "cifar10" else (784, 10)
+        assert work.work(models.network(setting.model, *sizes, 0)).multiply_adds > 0
+    quick = made.quick()
+    assert {each.recipe.epochs for each in quick.settings} == {1} and quick.name != name
+
+
+def test_command_writes_table_file_and_picture(blobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(command.EXPERIMENTS, "tiny", tiny)
+    arguments = ["experiments", "tiny", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "1", "--only", "dense"])
+    command.main()
+    assert "| dense | 18 | 3 of 3 | 0 of 0 | 1 |" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "tiny.json").read_text())["rows"]
+    assert [row["label"] for row in rows] == ["dense"] and rows[0]["test"]["mean"] > 60
+    assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    for wrong in (["--seeds", "0"], ["--only", "no such label"]):
+        monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", pictures.DRAW)
+def test_pictures(kind):
+    spread = {"mean": 90.0, "sd": None, "each": [90.0]}
+    levels = {"0": {"flipped": [[0.0, 0.0], [0.2, 0.1]]}}
+    rows = [
+        {
+            "label": "tree, 1",
+            "test": spread,
+            "published": 91.0,
+            "multiply_adds": 10,
+            "watched": [levels],
+        }
+    ]
+    assert pictures.png(kind, "title", rows, "caption").startswith(b"\x89PNG")

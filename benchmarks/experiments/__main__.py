@@ -27,6 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--data-dir", metavar="FOLDER", help="where the files of the data set are")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="settings whose label holds TEXT"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="runs of each setting")
     parser.add_argument("--quick", action="store_true", help="see in seconds that all of it runs")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -36,6 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     experiment = EXPERIMENTS[options.name]()
     experiment = experiment.quick() if options.quick else experiment
+    experiment = experiment.only(options.only)
+    if not experiment.settings:
+        parser.error(f"--only must be part of a label of {experiment.name}, got {options.only!r}")
     seeds = experiment.seeds if options.seeds is None else options.seeds
     if seeds < 1:
         parser.error(f"--seeds must be at least 1, got {seeds}")

@@ -52,6 +52,10 @@ class Experiment:
         settings = tuple(replace(each, recipe=each.recipe.quick()) for each in self.settings)
         return replace(self, name=f"{self.name}-quick", settings=settings, seeds=1, minutes=1)
 
+    def only(self, text: str) -> Experiment:
+        """Return the experiment with the settings whose label holds a text."""
+        return replace(self, settings=tuple(each for each in self.settings if text in each.label))
+
 
 def load(settings: Iterable[Setting], folder: str | None) -> dict[str, Dataset]:
     """Read the data that settings name; where there is none, say what to fetch and where from."""
@@ -78,7 +82,7 @@ def run(
 ) -> list[list[Record]]:
     """Make the runs that are not finished; return for each setting the records of its seeds."""
     place = folder / experiment.name
-    todo = [(setting, seed) for setting in experiment.settings for seed in range(seeds)]
+    todo = [(setting, seed) for seed in range(seeds) for setting in experiment.settings]
     missing = [each for each in todo if runs.finished(place, *each) is None]
     print(
         f"{experiment.name}: {len(todo)} runs, {len(todo) - len(missing)} of them finished; "

@@ -73,15 +73,6 @@ def forest(
     return Orthogonal(layer, orthogonality) if orthogonality else layer
 
 
-def patterns(n_in: int, n_out: int, **options: Any) -> nn.Layer:
-    """Return a flat layer with rows by pattern, all patterns of a level alike at first."""
-    layer = forest("flat-patterns", n_in, n_out, **options)
-    assert isinstance(layer, nn.FlatFFF)
-    by_leaf = layer.y_vectors.reshape(layer.n_trees, -1, layer.depth, n_out)
-    by_leaf[:] = by_leaf[:, :1]
-    return layer
-
-
 def bag(
     n_in: int, n_out: int, *, orthogonality: float = 0.0, scale: float = 1.0, **options: Any
 ) -> nn.Layer:
@@ -175,6 +166,50 @@ def balance_slopes(trace: LeafSoftTrace) -> Array:
     return slopes / trace.temperature
 
 
+class SharedFlat(nn.FlatFFF):
+    """A flat layer with rows by pattern, each the sum of its own and one of its level.
+
+    What all patterns have in common is learned from every sample. For inference the two are added
+    up, so that it reads what any flat layer does.
+    """
+
+    def __init__(self, n_in: int, n_out: int, **options: Any) -> None:
+        super().__init__(n_in, n_out, rows="patterns", **options)
+
+    def _hold(self, arrays: tuple[Array, ...], bias: Array | None) -> None:
+        planes, self.y_vectors = arrays
+        self.own = np.zeros_like(self.y_vectors)
+        self.shared = self.by_leaf(self.y_vectors)[:, 0].copy()
+        super()._hold(arrays, bias)
+        mine = {"planes": planes, "own": self.own, "shared": self.shared}
+        self.parameters = {**mine, **self._named(bias)}
+
+    def by_leaf(self, rows: Array) -> Array:
+        """Return rows as (n_trees, 2**depth, depth, n_out)."""
+        return rows.reshape(self.n_trees, -1, self.depth, self.n_out)
+
+    def _arguments(self) -> list[Array]:
+        np.add(self.by_leaf(self.own), self.shared[:, None], out=self.by_leaf(self.y_vectors))
+        return super()._arguments()
+
+    def backward(
+        self, grad_y: Array, trace: Any, *, sparse: bool = False
+    ) -> tuple[Array, Gradients]:
+        """Return the gradients of planes, bias, own and shared rows, all dense."""
+        x, path = trace
+        grads = fffnb.flat_backward(grad_y, x, self.planes, self.y_vectors, path)
+        rows: Any = grads.y_vectors
+        shared = self.by_leaf(rows).sum(axis=1)
+        gradients = {"planes": grads.planes, "own": rows, "shared": shared}
+        return grads.x, {**gradients, **self._named(grads.bias)}
+
+    def backward_update(
+        self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
+    ) -> Array:
+        """Step all parameters after the backward pass."""
+        return nn.Layer.backward_update(self, grad_y, trace, optimizer, prefix)
+
+
 class Orthogonal(nn.Layer):
     """A layer of nodes with the orthogonality cost of the original project on x and y vectors."""
 
@@ -213,7 +248,7 @@ MAKERS: dict[str, Callable[..., nn.Layer]] = {
     "tree": partial(forest, "tree"),
     "flat": partial(forest, "flat"),
     "flat-patterns": partial(forest, "flat-patterns"),
-    "equal-patterns": patterns,
+    "shared-patterns": SharedFlat,
     "straight": straight,
     "soft": soft,
     "bag": bag,

@@ -11,7 +11,10 @@ from .report import Row
 OURS, PUBLISHED = "#0072b2", "#d55e00"
 
 #: Colours of families of rows, by the first word of their labels.
-FAMILIES = ("#d55e00", "#0072b2", "#007a5a", "#b0508c", "#a67c00", "0.35", "#56b4e9", "#000000")
+FAMILIES = (
+    *("#d55e00", "#0072b2", "#007a5a", "#b0508c", "#a67c00"),
+    *("0.35", "#56b4e9", "#000000", "#cc79a7"),
+)
 
 
 def png(kind: str, title: str, rows: list[Row], caption: str) -> bytes:

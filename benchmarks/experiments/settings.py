@@ -24,6 +24,8 @@ class Recipe:
         The rate over the steps: see `benchmarks.experiments.train.one_cycle`.
     cooling : float
         Factor on the temperature of soft layers at the end, reached along half a cosine.
+    shift : int
+        By how many pixels at most training images are moved, at random, in each direction.
     held : float
         Share of the training samples that is held out for validation.
     samples : int or None
@@ -37,6 +39,7 @@ class Recipe:
     weight_decay: float = 1e-2
     schedule: str = "constant"
     cooling: float = 1.0
+    shift: int = 0
     held: float = 1 / 12
     samples: int | None = None
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from fffnb import nn
 from fffnb.data import Dataset
+from fffnb.nn.layer import Array
 from fffnb.nn.schedules import Schedule
 
 from .models import network
 from .settings import Recipe, Setting
 from .watches import WATCHES
-from .work import work
+from .work import Work, work
 
 Record = dict[str, Any]
 Callback = Callable[[int, nn.History], None]
+
+#: The images of data sets: channels, height, width.
+IMAGES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 #: Share of the steps in which `one_cycle` rises, and its factors at both ends.
 RISE, FIRST, LAST = 0.3, 0.04, 1e-3
@@ -38,60 +45,112 @@ def one_cycle(total_steps: int) -> Schedule:
 
 
 class BestEpoch:
-    """A callback that keeps the parameters of the epoch that did best on the validation samples."""
+    """A callback that keeps the parameters of the epoch that did best on the held-out samples."""
 
-    def __init__(self, model: nn.Layer) -> None:
-        self.model, self.epoch, self.accuracy = model, 0, -1.0
-        self.parameters: dict[str, Any] = {}
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self.parameters, self.epoch, self.accuracy = parameters, 0, -1.0
+        self.kept: dict[str, Any] = {}
 
     def __call__(self, epoch: int, history: nn.History) -> None:
         """Keep the parameters if this epoch is better than all before it."""
         if history.accuracy[-1] > self.accuracy:
             self.epoch, self.accuracy = epoch, history.accuracy[-1]
-            self.parameters = {name: a.copy() for name, a in self.model.parameters.items()}
+            self.kept = copy.deepcopy(dict(self.parameters))
 
-    def restore(self) -> None:
-        """Give the model the parameters of that epoch."""
-        for name, parameter in self.model.parameters.items():
-            parameter[...] = self.parameters[name]
+    def restore(self) -> Record:
+        """Write that epoch's parameters to those of the model; return what a record says of it."""
+        for name, parameter in self.parameters.items():
+            parameter[...] = self.kept[name]
+        return {"epoch": self.epoch, "validation": self.accuracy}
+
+
+class Shifts:
+    """A callback that moves every image by some pixels at random, anew for each epoch."""
+
+    def __init__(self, x: Array, shape: tuple[int, int, int], most: int, seed: int) -> None:
+        self.x, self.images, self.most = x, x.reshape(-1, *shape).copy(), most
+        self.rng = np.random.default_rng((seed, 2))
+        self(0)
+
+    def __call__(self, epoch: int, history: nn.History | None = None) -> None:
+        """Overwrite the training samples by their images, moved; what comes in is background."""
+        most, (height, width) = self.most, self.images.shape[2:]
+        moved = self.x.reshape(self.images.shape)
+        places = self.rng.integers(0, 2 * most + 1, (2, len(moved)))
+        edges = ((0, 0), (0, 0), (most, most), (most, most))
+        for top in range(2 * most + 1):
+            for left in range(2 * most + 1):
+                here = np.flatnonzero((places[0] == top) & (places[1] == left))
+                padded = np.pad(self.images[here], edges, constant_values=-1)
+                moved[here] = padded[..., top : top + height, left : left + width]
 
 
 def train(setting: Setting, seed: int, data: Dataset, device: str, bar: Any) -> Record:
     """Train a network; test it once, as it was after the epoch that validation chose."""
     recipe = setting.recipe
     model = network(setting.model, data.x_train.shape[1], data.n_classes, seed)
-    best, watch = BestEpoch(model), WATCHES[setting.watch](model, data)
+    x, y, held = split(data, recipe, seed)
+    best, watch = BestEpoch(model.parameters), WATCHES[setting.watch](model, data)
     callbacks: list[Callback] = [best, watch, lambda epoch, history: bar.update()]
     if recipe.cooling != 1:
         callbacks.append(nn.Annealing(model, nn.cosine(recipe.epochs, recipe.cooling)))
+    if recipe.shift:
+        callbacks.append(Shifts(x, IMAGES[setting.data], recipe.shift, seed))
     begin = time.perf_counter()
-    history, fault = fit(model, recipe, seed, data, device, callbacks)
-    record: Record = {
-        "seed": seed,
-        "settings": setting.to_json(),
-        **work(model)._asdict(),
-        "seconds": time.perf_counter() - begin,
-        "history": history,
-        "diverged": fault,
+    history, fault = fit(model, recipe, seed, (x, y), held, device, callbacks)
+    fault = fault or worse_than_guessing(history.loss[-1], data.n_classes)
+    record = begun(setting, seed, work(model), time.perf_counter() - begin, history, fault)
+    if fault is not None:
+        return record
+    return {
+        **record,
+        **best.restore(),
+        "test": nn.accuracy(model, data.x_test, data.y_test),
+        "watched": watch.result(),
     }
-    if fault is None:
-        best.restore()
-        record["epoch"], record["validation"] = best.epoch, best.accuracy
-        record["test"] = nn.accuracy(model, data.x_test, data.y_test)
-        record["watched"] = watch.result()
-    return record
+
+
+def split(data: Dataset, recipe: Recipe, seed: int) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Return training samples and those held out, both copies."""
+    order = np.random.default_rng((seed, 1)).permutation(len(data.x_train))[: recipe.samples]
+    n_held = round(len(order) * recipe.held)
+    held, kept = order[:n_held], order[n_held:]
+    return data.x_train[kept], data.y_train[kept], (data.x_train[held], data.y_train[held])
+
+
+def begun(
+    setting: Setting,
+    seed: int,
+    count: Work,
+    seconds: float,
+    history: nn.History,
+    fault: str | None,
+) -> Record:
+    """Return the record of a run up to its test."""
+    seen = {"loss": history.loss, "accuracy": history.accuracy}
+    settings = setting.to_json()
+    made = {"seed": seed, "settings": settings, **count._asdict(), "seconds": seconds}
+    return {**made, "history": seen, "diverged": fault}
+
+
+def worse_than_guessing(loss: float, n_classes: int) -> str | None:
+    """Return why a run with this loss in its last epoch counts as diverged, or None."""
+    guessing = math.log(n_classes)
+    if loss <= guessing:
+        return None
+    return f"the loss ended at {loss:.3g}, that of guessing is {guessing:.3g}"
 
 
 def fit(
     model: nn.Layer,
     recipe: Recipe,
     seed: int,
-    data: Dataset,
+    samples: tuple[Array, Array],
+    held: tuple[Array, Array],
     device: str,
     callbacks: list[Callback],
-) -> tuple[dict[str, Any], str | None]:
-    """Train by a recipe; return the history, and why the run diverged, or None."""
-    x, y = data.x_train[: recipe.samples], data.y_train[: recipe.samples]
+) -> tuple[nn.History, str | None]:
+    """Train by a recipe; return the history, and the error where the loss was not finite."""
     seen = nn.History()
 
     def call(epoch: int, history: nn.History) -> None:
@@ -100,17 +159,15 @@ def fit(
         for callback in callbacks:
             callback(epoch, history)
 
-    fault = None
     try:
         nn.fit(
             model,
-            x,
-            y,
+            *samples,
             optimizer=make_optimizer(model, recipe),
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
-            schedule=make_schedule(recipe, len(x)),
-            validation=recipe.held,
+            schedule=make_schedule(recipe, len(samples[0])),
+            validation=held,
             seed=seed,
             progress=False,
             callback=call,
@@ -119,12 +176,8 @@ def fit(
     except ValueError as error:
         if not str(error).startswith("the loss must stay finite"):
             raise
-        fault = str(error)
-    else:
-        guessing = math.log(data.n_classes)
-        if seen.loss[-1] > guessing:
-            fault = f"the loss ended at {seen.loss[-1]:.3g}, that of guessing is {guessing:.3g}"
-    return seen.to_dict(), fault
+        return seen, str(error)
+    return seen, None
 
 
 def make_optimizer(model: nn.Layer, recipe: Recipe) -> nn.Optimizer:
@@ -134,8 +187,7 @@ def make_optimizer(model: nn.Layer, recipe: Recipe) -> nn.Optimizer:
 
 
 def make_schedule(recipe: Recipe, n_samples: int) -> Schedule:
-    """Return the schedule of a recipe for so many samples, some of which are held out."""
+    """Return the schedule of a recipe for so many training samples."""
     if recipe.schedule == "constant":
         return nn.constant()
-    n_kept = n_samples - round(n_samples * recipe.held)
-    return one_cycle(recipe.epochs * math.ceil(n_kept / recipe.batch_size))
+    return one_cycle(recipe.epochs * math.ceil(n_samples / recipe.batch_size))
