@@ -17,6 +17,7 @@ from fffnb.data import Dataset
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
+cifar = importlib.import_module("benchmarks.experiments.cifar")
 command = importlib.import_module("benchmarks.experiments.__main__")
 experiment = importlib.import_module("benchmarks.experiments.experiment")
 models = importlib.import_module("benchmarks.experiments.models")
@@ -257,10 +258,27 @@ def test_every_experiment_builds(name):
     assert made.name == name and len(set(labels)) == len(labels) > 0
     for setting in made.settings:
         json.dumps(setting.to_json())
-        sizes = (400, 120) if setting.data == "cifar10" else (784, 10)
-        assert work.work(models.network(setting.model, *sizes, 0)).multiply_adds > 0
+        words = {key: each for key, each in setting.model.items() if key != "net"}
+        assert work.work(models.network(words, 400, 120, 0)).multiply_adds > 0
     quick = made.quick()
     assert {each.recipe.epochs for each in quick.settings} == {1} and quick.name != name
+
+
+@pytest.mark.parametrize("net", ["lenet", "vit"])
+def test_networks_of_pytorch_learn(net, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    y = np.arange(40) % 10
+    x = np.random.default_rng(0).standard_normal((10, 3072)).astype(np.float32)[y]
+    data = Dataset("cifar10", x, y, x[:20], y[:20], 10)
+    monkeypatch.setattr(experiment.data, "load", lambda *each: data)
+    recipe = settings.Recipe(epochs=3, batch_size=10, lr=3e-3, schedule="one-cycle", shift=1)
+    words = {"net": net, "form": "flat", "depth": 3, "n_trees": 2, "bias": True}
+    setting = settings.Setting("flat", words, recipe, data="cifar10")
+    made = experiment.Experiment("tiny", "", (setting,), 1, 1, train=cifar.train)
+    ((record,),) = run(made, tmp_path, seeds=1)
+    losses = record["history"]["loss"]
+    assert record["diverged"] is None and losses[-1] < losses[0] and record["test"] > 0.1
+    assert record["multiply_adds"] == 6 * {"lenet": 400 + 2 * (120 + 84) + 10, "vit": 1024}[net]
 
 
 def test_command_writes_table_file_and_picture(blobs, tmp_path, monkeypatch, capsys):

@@ -17,4 +17,5 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "depth-sweep": mnist.depths,
     "recursive": mnist.recursive,
     "cifar-lenet": cifar.lenet,
+    "vit-cifar": cifar.vit,
 }
