@@ -81,7 +81,7 @@ def equal_work() -> Experiment:
             ("tree", {"form": "tree"}, ((1, 4), (2, 4), (4, 4), (8, 2))),
             ("flat by node", {"form": "flat"}, ((2, 4), (4, 4))),
             ("flat by pattern", {"form": "flat-patterns"}, ((4, 4), (8, 2))),
-            ("shared and own patterns", shared, ((1, 4), (2, 4), (4, 4), (8, 2))),
+            ("shared and own patterns", shared, ((1, 4), (2, 4), (4, 4), (5, 3), (8, 2))),
         )
         for n_trees, depth in sizes
     ]

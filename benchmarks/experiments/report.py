@@ -12,7 +12,10 @@ from .work import Work
 
 Row = dict[str, Any]
 
-TITLES = ("", "multiply-adds", "x read", "y read", "runs", "test %", "validation %", "published %")
+TITLES = (
+    *("", "multiply-adds", "x read", "y read", "runs", "test %", "validation %", "published %"),
+    *("s an epoch", "also seen"),
+)
 
 
 def row(setting: Setting, records: Sequence[dict[str, Any]]) -> Row:
@@ -59,6 +62,25 @@ def cells(row: Row) -> tuple[str, ...]:
         in_words(row["test"]),
         in_words(row["validation"]),
         "" if row["published"] is None else f"{row['published']:.2f}",
+        f"{row['seconds']['mean'] / row['settings']['recipe']['epochs']:.1f}",
+        also_seen(row["watched"]),
+    )
+
+
+def also_seen(watched: Sequence[dict[str, Any]]) -> str:
+    """Return in words what the watches of the runs of a row saw, the mean over runs and layers."""
+    if not watched:
+        return ""
+    if "soft" in watched[0]:
+        soft, entropy = (np.mean([each[key] for each in watched]) for key in ("soft", "entropy"))
+        return f"soft paths {100 * soft:.2f} %, entropy {entropy:.2f}"
+    layers = [layer for each in watched for layer in each.values()]
+    if "used" not in layers[0]:
+        return "see the picture"
+    used, busiest = (np.mean([layer[key] for layer in layers]) for key in ("used", "busiest"))
+    least = min(layer["used"] for layer in layers)
+    return (
+        f"leaves used {100 * used:.0f} % (least {100 * least:.0f}), busiest {100 * busiest:.0f} %"
     )
 
 
