@@ -9,6 +9,7 @@ and a picture.
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from . import pictures, report
 from .experiment import Experiment, run
 from .table import EXPERIMENTS
 
+#: An experiment without training, which is that of a bridge: times of a block, checked.
+BERT = "bert-block"
+
 
 def main() -> None:
     """Run an experiment, or what is left of it, and show its results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
-    parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
+    names = (*EXPERIMENTS, BERT)
+    parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--data-dir", metavar="FOLDER", help="where the files of the data set are")
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="settings whose label holds TEXT"
@@ -37,6 +42,9 @@ def main() -> None:
         "--out", type=Path, default=Path("experiments"), metavar="FOLDER", help="for all results"
     )
     options = parser.parse_args()
+    if options.name == BERT:
+        importlib.import_module("benchmarks.bridges.bert").main()
+        return
     experiment = EXPERIMENTS[options.name]()
     experiment = experiment.quick() if options.quick else experiment
     experiment = experiment.only(options.only)

@@ -148,17 +148,17 @@ def leaf_grid() -> Experiment:
 
 def full_tree() -> Experiment:
     """Return soft training of a whole tree that ends on hard paths, beside hard paths all along."""
-    tree = {"depth": 8, "activation": "gelu", "bias": True}
+    tree = {**HIDDEN, "depth": 8, "activation": "gelu", "bias": True}
     rows: list[tuple[str, Words, float, float | None]] = [
         ("soft, as it is", {"form": "soft", **tree}, 1.0, 40.90),
         ("soft, hardening", {"form": "soft", **tree, "hardening": 0.1}, 1.0, None),
-        ("soft, cooling", {"form": "soft", **tree, "hardening": 0.1}, 0.05, None),
+        ("soft, cooling", {"form": "soft", **tree, "hardening": 0.1}, 0.02, None),
         ("hard", {"form": "tree", **tree}, 1.0, None),
         ("hard, straight through", {"form": "straight", **tree, "temperature": 1.0}, 1.0, None),
     ]
     return Experiment(
         "full-tree",
-        "MNIST, one tree of depth 8, 10 epochs, AdamW, one cycle to 3e-3, batch 128",
+        "MNIST, 784-500-10, trees of depth 8, 10 epochs, AdamW, one cycle to 3e-3, batch 128",
         tuple(
             Setting(
                 label,
