@@ -27,7 +27,8 @@ def png(kind: str, title: str, rows: list[Row], caption: str) -> bytes:
             "a picture needs matplotlib: python -m pip install 'fffnb[train]'"
         ) from error
     with rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.6 + 0.32 * max(8, len(rows))), layout="constrained")
+        height = 1.6 + 0.32 * len(rows) if kind == "accuracies" else 5
+        figure = Figure(figsize=(8, height), layout="constrained")
         DRAW[kind](figure, rows)
         figure.suptitle(title, fontsize=11)
         figure.supxlabel(wrapped(caption, 110), fontsize=8, color="0.35")
@@ -57,7 +58,7 @@ def point(axes: Any, spread: dict[str, Any], place: float, color: str) -> None:
 
 
 def equal_work(figure: Any, rows: list[Row]) -> None:
-    """Draw accuracy against multiply-adds, a curve for each family of rows."""
+    """Draw errors against multiply-adds, a curve for each family of rows."""
     axes = figure.subplots()
     families: dict[str, list[Row]] = {}
     for row in rows:
@@ -66,10 +67,12 @@ def equal_work(figure: Any, rows: list[Row]) -> None:
         whole = [row for row in members if row["test"]["mean"] is not None]
         whole.sort(key=lambda row: row["multiply_adds"])
         work = [row["multiply_adds"] for row in whole]
-        means = [row["test"]["mean"] for row in whole]
+        wrong = [100 - row["test"]["mean"] for row in whole]
         errors = [row["test"]["sd"] or 0 for row in whole]
-        axes.errorbar(work, means, errors, fmt="o-", color=color, capsize=3, label=name)
-    axes.set(xscale="log", xlabel="multiply-adds of a sample", ylabel="test accuracy, %")
+        axes.errorbar(work, wrong, errors, fmt="o-", color=color, capsize=3, label=name)
+    axes.set(xscale="log", xlabel="multiply-adds of a sample")
+    axes.set(yscale="log", ylabel="test samples classified wrongly, %")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.25)
 
