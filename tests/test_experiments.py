@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 from itertools import chain
@@ -140,6 +141,15 @@ class TestTrain:
     def test_other_errors_are_raised(self, blobs, tmp_path):
         with pytest.raises(ValueError, match="batch_size"):
             run(tiny(batch_size=0), tmp_path)
+
+    def test_an_interrupted_run_is_none(self, blobs):
+        class Bar:
+            def update(self):
+                signal.raise_signal(signal.SIGINT)
+
+        setting = tiny().settings[0]
+        with pytest.raises(KeyboardInterrupt):
+            train.train(setting, 0, experiment.data.load("mnist"), "cpu", Bar())
 
     def test_one_cycle(self):
         rate = train.one_cycle(100)

@@ -58,6 +58,8 @@ def main() -> None:
         show(experiment, results, options.out)
     except (ImportError, ValueError) as error:
         parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped: the same command goes on with the runs that are missing\n")
 
 
 def show(experiment: Experiment, results: list[list[dict[str, Any]]], folder: Path) -> None:

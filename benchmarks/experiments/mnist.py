@@ -52,7 +52,7 @@ def forms() -> Experiment:
             for label, words, published in rows
         ),
         seeds=5,
-        minutes=40,
+        minutes=25,
     )
 
 
@@ -99,7 +99,7 @@ def equal_work() -> Experiment:
             for label, words, recipe in (*bottlenecks, *forests, *others)
         ),
         seeds=5,
-        minutes=25,
+        minutes=20,
         picture="equal-work",
     )
 

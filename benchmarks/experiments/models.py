@@ -54,31 +54,24 @@ def forest(
     n_in: int,
     n_out: int,
     *,
-    scale: float = 1.0,
     balance: float = 0.0,
     balance_rate: float = 0.0,
     orthogonality: float = 0.0,
     **options: Any,
 ) -> nn.Layer:
-    """Return a layer of trees, its y vectors scaled, with the costs of these weights."""
+    """Return a layer of trees with the costs of these weights."""
     options = {"depth": None, **options}
     layer = nn.make_layer(form, n_in, n_out, **options)
     if isinstance(layer, nn.FFF):
-        fffnb.split_nodes(layer.nodes, n_in)[1][...] *= scale
         layer.balance_rate = balance_rate
         if balance:
             layer.score_loss = partial(fffnb.balance_loss, weight=balance)
-    elif isinstance(layer, nn.FlatFFF):
-        layer.y_vectors *= scale
     return Orthogonal(layer, orthogonality) if orthogonality else layer
 
 
-def bag(
-    n_in: int, n_out: int, *, orthogonality: float = 0.0, scale: float = 1.0, **options: Any
-) -> nn.Layer:
-    """Return a bag, its y vectors scaled, with the orthogonality cost of this weight."""
+def bag(n_in: int, n_out: int, *, orthogonality: float = 0.0, **options: Any) -> nn.Layer:
+    """Return a bag with the orthogonality cost of this weight."""
     layer = nn.BagFFF(n_in, n_out, **options)
-    fffnb.split_nodes(layer.nodes, n_in)[1][...] *= scale
     return Orthogonal(layer, orthogonality) if orthogonality else layer
 
 
@@ -88,13 +81,11 @@ def soft(
     *,
     rng: np.random.Generator,
     hardening: float = 0.0,
-    temperature: float = 1.0,
-    gate: str = "sigmoid",
     **options: Any,
 ) -> nn.SoftFFF:
     """Return a tree that is trained softly."""
     layer = nn.FFF(n_in, n_out, rng=rng, **options)
-    return nn.SoftFFF(layer, hardening=hardening, temperature=temperature, gate=gate, rng=rng)
+    return nn.SoftFFF(layer, hardening=hardening, rng=rng)
 
 
 def balanced_leaf(n_in: int, n_out: int, *, balance: float, **options: Any) -> BalancedLeaf:

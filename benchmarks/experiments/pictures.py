@@ -72,7 +72,8 @@ def equal_work(figure: Any, rows: list[Row]) -> None:
         axes.errorbar(work, wrong, errors, fmt="o-", color=color, capsize=3, label=name)
     axes.set(xscale="log", xlabel="multiply-adds of a sample")
     axes.set(yscale="log", ylabel="test samples classified wrongly, %")
-    axes.yaxis.set_major_formatter("{x:g}")
+    for setter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        setter("{x:g}")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.25)
 

@@ -151,7 +151,7 @@ def fit(
     callbacks: list[Callback],
 ) -> tuple[nn.History, str | None]:
     """Train by a recipe; return the history, and the error where the loss was not finite."""
-    seen = nn.History()
+    seen = nn.History()  # kept here, as a run that diverges returns none
 
     def call(epoch: int, history: nn.History) -> None:
         nonlocal seen
@@ -160,7 +160,7 @@ def fit(
             callback(epoch, history)
 
     try:
-        nn.fit(
+        seen = nn.fit(
             model,
             *samples,
             optimizer=make_optimizer(model, recipe),
@@ -177,6 +177,8 @@ def fit(
         if not str(error).startswith("the loss must stay finite"):
             raise
         return seen, str(error)
+    if seen.interrupted:  # by Ctrl-C: what is not whole is no run
+        raise KeyboardInterrupt
     return seen, None
 
 
