@@ -17,7 +17,7 @@ ONE_CYCLE = Recipe(epochs=5, batch_size=128, lr=3e-3, schedule="one-cycle")
 LONGER = replace(ONE_CYCLE, epochs=10)
 
 #: The leaf form with its loss of balance.
-BALANCED = {"form": "balanced-leaf", "balance": 1.0}
+BALANCED = {"form": "balanced-leaf", "balance": 0.1}
 
 
 def forms() -> Experiment:
@@ -138,7 +138,7 @@ def leaf_grid() -> Experiment:
         "paper1-mnist",
         "MNIST, one layer of the leaf form, 10 epochs, AdamW, one cycle to 3e-3, batch 128",
         tuple(
-            Setting(label, {"hardening": 0.1, **words}, LONGER, watch="usage", published=accuracy)
+            Setting(label, {"hardening": 5.0, **words}, LONGER, watch="usage", published=accuracy)
             for label, words, accuracy in rows
         ),
         seeds=5,
@@ -177,14 +177,14 @@ def full_tree() -> Experiment:
 def balance() -> Experiment:
     """Return deep trees and leaves with and without what evens out their use."""
     tree = {"form": "tree", "depth": 8, "n_trees": 2, "activation": "gelu", "bias": True}
-    leaf = {"width": 16, "depth": 3, "hardening": 0.1}
+    leaf = {"width": 16, "depth": 3, "hardening": 5.0}
     rows: list[tuple[str, Words]] = [
         ("trees", tree),
         ("trees, balance loss 0.1", {**tree, "balance": 0.1}),
         ("trees, balance loss 1", {**tree, "balance": 1.0}),
         ("trees, balancing bias 1e-2", {**tree, "balance_rate": 1e-2}),
         ("leaves", {"form": "leaf", **leaf}),
-        ("leaves, balance loss 1", {**BALANCED, **leaf}),
+        ("leaves, balance loss 0.1", {**BALANCED, **leaf}),
     ]
     settings = tuple(Setting(label, words, ONE_CYCLE, watch="usage") for label, words in rows)
     return Experiment(

@@ -79,9 +79,8 @@ def also_seen(watched: Sequence[dict[str, Any]]) -> str:
         return "see the picture"
     used, busiest = (np.mean([layer[key] for layer in layers]) for key in ("used", "busiest"))
     least = min(layer["used"] for layer in layers)
-    return (
-        f"leaves used {100 * used:.0f} % (least {100 * least:.0f}), busiest {100 * busiest:.0f} %"
-    )
+    shares = (f"{100 * share:.0f} %" for share in (used, least, busiest))
+    return "leaves used {}, at least {}, busiest {}".format(*shares)
 
 
 def in_words(spread: dict[str, Any]) -> str:
