@@ -13,7 +13,7 @@ import fffnb
 from fffnb import nn
 from fffnb.nn.layer import Array, Gradients
 from fffnb.nn.optimizer import Optimizer
-from fffnb.ops.leaf_soft import LeafSoftTrace
+from fffnb.ops.leaf_trace import LeafSoftTrace
 
 #: A layer in words that JSON can hold: its form, and the options of its maker.
 Words = dict[str, Any]
@@ -95,27 +95,9 @@ def balanced_leaf(n_in: int, n_out: int, *, balance: float, **options: Any) -> B
     return layer
 
 
-def straight(n_in: int, n_out: int, *, temperature: float, **options: Any) -> StraightFFF:
+def straight(n_in: int, n_out: int, *, temperature: float, **options: Any) -> nn.FFF:
     """Return a tree whose decisions have the straight-through gradient."""
-    layer = StraightFFF(n_in, n_out, **options)
-    layer.temperature = temperature
-    return layer
-
-
-class StraightFFF(nn.FFF):
-    """A tree on hard paths whose decisions have the straight-through gradient."""
-
-    temperature = 1.0
-
-    def backward_update(
-        self, grad_y: Array, trace: tuple[Array, Any], optimizer: Optimizer, prefix: str = ""
-    ) -> Array:
-        """Step the visited nodes, whose scores also have the gradient of their decisions."""
-        slopes = fffnb.straight_through(
-            grad_y, trace[0], self.nodes, trace[1], temperature=self.temperature, bias=self.bias
-        )
-        self.score_loss = lambda trace: (0.0, slopes)
-        return super().backward_update(grad_y, trace, optimizer, prefix)
+    return nn.FFF(n_in, n_out, straight_through=temperature, **options)
 
 
 class BalancedLeaf(nn.LeafFFF):

@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-import fffnb
 from fffnb import nn
 from fffnb.data import Dataset
-from fffnb.nn.layer import Array
-from fffnb.ops.usage import Usage, count_visits
 
 #: Test samples whose scores are recorded after each epoch.
 RECORDED = 1000
@@ -35,29 +32,13 @@ class UsageWatch(Watch):
 
     def result(self) -> dict[str, Any]:
         """Return the figures of each layer of trees."""
-        x = self.data.x_train
-        used = leaf_usage(self.model, x) or nn.usage(self.model, x)
         return {
             name: {
                 "used": float(np.mean(each.leaves > 0)),
                 "busiest": float(each.leaves.max() / each.batch),
             }
-            for name, each in used.items()
+            for name, each in nn.usage(self.model, self.data.x_train).items()
         }
-
-
-def leaf_usage(model: nn.Layer, x: Array) -> dict[str, Usage]:
-    """Return the usage of each layer of the leaf form, whose decisions are not those of trees."""
-    found = {}
-
-    def see(name: str, layer: nn.Layer, x: Array) -> None:
-        if isinstance(layer, nn.LeafFFF):
-            arrays = layer.routers, layer.leaves
-            _, trace = fffnb.leaf_forward(x, *arrays, bias=layer.bias, return_trace=True)
-            found[name] = count_visits(trace.leaves, layer.depth)
-
-    model.observe(x, see)
-    return found
 
 
 class LevelWatch(Watch):

@@ -47,8 +47,8 @@ tiles_in_use, tiles_patch = ["default"], pytest.MonkeyPatch()
 def pytest_collection_modifyitems(config, items):
     """Run all tests with small tiles last: others need other kernels.
 
-    The simulator takes long: there float64, whose bounds are close, speaks for float32, and bfloat16
-    for float16.
+    The simulator takes long: there float64, whose bounds are close, speaks for float32, and
+    bfloat16 for float16.
     """
     if kinds.SIMULATED:
         left_out = [item for item in items if repeats(item)]
