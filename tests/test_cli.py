@@ -185,7 +185,7 @@ def test_options_out_of_range_exit_2(option, capsys):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_result(tmp_path):
-    command = [sys.executable, "-m", "fffnb", "train", "--epochs", "12", "--json"]
+    command = [sys.executable, "-m", "fffnb", "train", "--epochs", "5", "--json"]
     whole = subprocess.run(
         [*command, "--out", tmp_path / "whole"], capture_output=True, text=True, check=True
     )
