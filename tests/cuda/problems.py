@@ -81,8 +81,7 @@ def check(given, settings):
     """Compare a forward pass under each setting, and a backward pass, with the reference.
 
     A setting is a name and what is there meanwhile; under the last one, results without a trace
-    have the same bits. Return the number of samples, and that of
-    unclear ones.
+    have the same bits. Return the number of samples, and that of unclear ones.
     """
     run, right, sizes = given.truth()
     for setting in settings:
