@@ -68,6 +68,19 @@ def test_a_copy_with_other_parameters_is_called_with_them():
     assert soft(X).any()
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: nn.SoftFFF(nn.FFF(6, 2, 2)), lambda: nn.LeafFFF(6, 2, 2, 3)]
+)
+def test_a_copy_with_other_parameters_is_annealed_too(make):
+    """As a run on a GPU steps copies, and callbacks see the caller's model."""
+    layer = make()
+    other = layer.with_parameters({k: array.copy() for k, array in layer.parameters.items()})
+    layer.temperature = 0.3
+    assert other.temperature == 0.3
+    other.load_training_state({**layer.training_state(), "temperature": 0.2})
+    assert layer.temperature == 0.2
+
+
 def test_a_file_holds_the_hard_layer(tmp_path):
     pytest.importorskip("safetensors", reason="files are safetensors")
     model, _ = make()

@@ -24,8 +24,8 @@ class SoftFFF(SoftLayer):
     """An FFF layer that trains all of its nodes softly, and takes hard paths when it is called.
 
     `forward` and `backward` are those of `fff_forward_soft`, calling the layer is calling `layer`.
-    Training runs on the CPU alone and costs as much as that of a dense layer of as many neurons. In
-    a file, the layer is the FFF.
+    Training costs as much as that of a dense layer of as many neurons. In a file, the layer is the
+    FFF.
 
     Parameters
     ----------

@@ -20,12 +20,12 @@ class SoftLayer(Layer):
     Attributes
     ----------
     temperature, leak, gate : float, float, str
-        How decisions are made in `forward`.
+        How decisions are made in `forward`. Copies with other arrays, such as those on a GPU, have
+        the same temperature at any time.
     hardening : float
         Weight of the mean `hardening_loss`, whose gradient `backward` adds.
     """
 
-    temperature: float
     leak: float
     gate: str
     hardening: float
@@ -40,9 +40,19 @@ class SoftLayer(Layer):
     ) -> None:
         """Take over how decisions are made, or refuse what is out of range."""
         gate_code(gate)
-        self.temperature, self.leak = check_temperature(temperature), check_leak(leak)
+        self._shared = {"temperature": check_temperature(temperature)}
+        self.leak = check_leak(leak)
         self.gate, self.hardening = gate, check_number("hardening", hardening, least=0.0)
         self._generator = np.random.default_rng(rng)
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by before they become shares of a decision."""
+        return self._shared["temperature"]
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self._shared["temperature"] = temperature
 
     def _decisions(self) -> dict[str, Any]:
         """Return what soft forward passes take by keyword."""
