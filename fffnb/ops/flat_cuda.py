@@ -34,7 +34,6 @@ from .views import (
     check_samples,
     check_shaped,
     check_updatable,
-    offset_of,
 )
 
 
@@ -54,19 +53,11 @@ class FlatPlan(Plan):
         self.rows = "patterns" if y_vectors_shape[1] == planes.depth << planes.depth else "nodes"
         self.sizes["y_vectors"] = BYTES[planes.dtype] * math.prod(y_vectors_shape)
 
-    def halves(self, of_x: tuple[Any, ...], of_y: tuple[Any, ...]) -> tuple[Any, Any]:
-        """Return the constants of kernels that move planes and x, and y vectors and y.
-
-        These arrays start at the addresses `of_x` and `of_y`.
-        """
-        offsets = offset_of(*of_x), offset_of(*of_y)
-        halves: tuple[Any, Any] | None = self.layers.get(offsets)
-        if halves is None:
-            planes = self.constants(self.n_in, 0, offsets[0])._replace(rows="levels")
-            vectors = self.constants(0, self.n_out, offsets[1])
-            vectors = vectors._replace(has_bias=False, rows=self.rows)
-            halves = self.layers[offsets] = planes, vectors
-        return halves
+    def split(self, offset_x: int, offset_y: int) -> tuple[Any, Any]:
+        """Return the constants of kernels that move planes, and y vectors."""
+        planes = self.constants(self.n_in, 0, offset_x)._replace(rows="levels")
+        vectors = self.constants(0, self.n_out, offset_y)
+        return planes, vectors._replace(has_bias=False, rows=self.rows)
 
     def forward(self, inputs: dict[str, Any], out: Any, traces: bool) -> Any:
         """Return the forward pass for arrays at these addresses, and whether it needs a trace."""

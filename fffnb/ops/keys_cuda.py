@@ -29,7 +29,6 @@ from .views import (
     check_out,
     check_samples,
     check_shaped,
-    offset_of,
 )
 
 
@@ -48,18 +47,9 @@ class KeysPlan(Plan):
         self.found = (keys.shape[0], keys.depth), "int64"  # rows
         self.sizes["y_vectors"] = BYTES[keys.dtype] * math.prod(y_vectors)
 
-    def halves(self, of_x: tuple[Any, ...], of_y: tuple[Any, ...]) -> tuple[Any, Any]:
-        """Return the constants of kernels that move keys and x, and y vectors and y.
-
-        These arrays start at the addresses `of_x` and `of_y`.
-        """
-        offsets = offset_of(*of_x), offset_of(*of_y)
-        halves: tuple[Any, Any] | None = self.layers.get(offsets)
-        if halves is None:
-            keys = self.constants(self.n_in // 2, 0, offsets[0])
-            halves = keys, self.constants(0, self.n_out, offsets[1])
-            self.layers[offsets] = halves
-        return halves
+    def split(self, offset_x: int, offset_y: int) -> tuple[Any, Any]:
+        """Return the constants of kernels that move keys, and y vectors."""
+        return self.constants(self.n_in // 2, 0, offset_x), self.constants(0, self.n_out, offset_y)
 
     def meeting(self, layer: Any) -> Meeting:
         """Return which choices meet the y vectors, or the keys, once by each half of a sample."""

@@ -90,6 +90,21 @@ class Plan:
         sizes = n_in, n_out, self.table.depth
         return cuda.tree.Layer(self.table.dtype, *sizes, self.activation, self.has_bias, length)
 
+    def halves(self, of_x: tuple[Any, ...], of_y: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Return the constants of kernels that move x and its vectors, and y vectors and y.
+
+        For forms that keep them apart; these arrays start at the addresses `of_x` and `of_y`.
+        """
+        offsets = offset_of(*of_x), offset_of(*of_y)
+        halves: tuple[Any, Any] | None = self.layers.get(offsets)
+        if halves is None:
+            halves = self.layers[offsets] = self.split(*offsets)
+        return halves
+
+    def split(self, offset_x: int, offset_y: int) -> tuple[Any, Any]:
+        """Return both halves of the constants of kernels."""
+        raise NotImplementedError
+
     def forward(self, inputs: dict[str, Any], out: Any, traces: bool) -> Any:
         """Return the forward pass for arrays at these addresses, and whether it needs a trace."""
         layer, place = self.layer(inputs["x"], inputs["nodes"], out), self.table.device
