@@ -80,9 +80,8 @@ def score(
     They are those of the rows of a table, of which each group has n; group g meets part
     g % n_parts of x alone.
     """
-    side = Side("stored", True, layer.length)
-    scores = Side("real", True, vector_length(real_of(layer.kind), n))
-    shape, real = (batch, n, layer.n_in), real_of(layer.kind)
+    real, shape = real_of(layer.kind), (batch, n, layer.n_in)
+    side, scores = Side(layer.kind, True, layer.length), Side(real, True, vector_length(real, n))
     multiplied = multiply(layer.kind, side, side, scores, layer.has_bias, shape, n_groups, device)
     of_x = Steps(0, n_parts * layer.n_in, 1, layer.n_in, n_parts)
     of_table = Steps(0, layer.width, 1, n * layer.width, n_groups)

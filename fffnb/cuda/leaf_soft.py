@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from .dense import Steps, add_up, matmul
+from .dense import Steps, add_up, backward_products, forward_products, matmul
 from .launch import KEPT, Call
 from .soft import Forest, cooled
 from .soft_paths import collect, share_out
@@ -26,15 +26,12 @@ def forward(forest: Forest, has_bias: bool) -> Callable[..., None]:
     the scores of the routers and of the hidden neurons, weights and y (batch, n_out).
     """
     places, n_in, n_out, n_trees, batch, length, device = forest
-    kind, size, n_visits = forest.kind, n_in + n_out, batch * n_trees
+    kind, n_visits = forest.kind, batch * n_trees
     n_routers, n_neurons = n_trees * places.n_choices, n_trees * places.n_scores
     make = functools.partial(matmul, kind, device=device, length=length)
-    x_by, y_by = Steps(0, n_in, 1), Steps(0, n_out, 1)
-    by_router, by_neuron = Steps(0, n_routers, 1), Steps(0, n_neurons, 1)
+    x_by, by_router = Steps(0, n_in, 1), Steps(0, n_routers, 1)
     chosen = make((batch, n_routers, n_in), (x_by, x_by, by_router), has_bias=has_bias)
-    rows = Steps(0, size, 1), Steps(n_in, 1, size)
-    scored = make((batch, n_neurons, n_in), (x_by, rows[0], by_neuron), has_bias=has_bias)
-    mixed = make((batch, n_out, n_neurons), (by_neuron, rows[1], y_by))
+    scored, mixed = forward_products(forest.sizes(n_neurons), has_bias)
     share = share_out(places).bind(device, (n_visits, 1, 1), places.threads)
     n_leaves, n_parts = places.n_deciding + 1, batch * n_out
     arrivals = _arrivals(forest)
@@ -68,23 +65,19 @@ def backward(forest: Forest, has_bias: bool, more: bool) -> Callable[..., None]:
     temperature)`` writes `grads`: those of x, routers, table and, with a bias, its three arrays.
     """
     places, n_in, n_out, n_trees, batch, length, device = forest
-    kind, size, n_visits = forest.kind, n_in + n_out, batch * n_trees
+    kind, n_visits = forest.kind, batch * n_trees
     n_routers, n_neurons = n_trees * places.n_choices, n_trees * places.n_scores
     n_leaves, n_x = places.n_deciding + 1, batch * n_in
     make = functools.partial(matmul, kind, device=device, length=length)
-    by_router, by_neuron = Steps(0, n_routers, 1), Steps(0, n_neurons, 1)
-    x_by, x_across, y_across = Steps(0, n_in, 1), Steps(0, 1, n_in), Steps(0, 1, n_out)
+    by_router, routers_across = Steps(0, n_routers, 1), Steps(0, 1, n_routers)
+    x_by, x_across = Steps(0, n_in, 1), Steps(0, 1, n_in)
     y_by, to_outer = Steps(0, n_out, 1), Steps(0, n_trees * n_leaves, 1)
-    valued = make((batch, n_neurons, n_out), (y_by, Steps(n_in, size, 1), by_neuron))
+    valued, from_neurons, to_table = backward_products(forest.sizes(n_neurons))
     outer = make((batch, n_trees * n_leaves, n_out), (y_by, y_by, to_outer))
     collected = collect(places, has_bias, more).bind(device, (n_visits, 1, 1), places.threads)
-    from_neurons = make((batch, n_in, n_neurons), (by_neuron, Steps(0, 1, size), x_by))
     from_routers = make((batch, n_in, n_routers), (by_router, x_across, Steps(n_x, n_in, 1)))
     to_x = add_up(kind, 2, n_x, device)
-    neurons, routers_across = Steps(0, 1, n_neurons), Steps(0, 1, n_routers)
     to_routers = make((n_routers, n_in, batch), (routers_across, x_across, x_by))
-    to_x_vectors = make((n_neurons, n_in, batch), (neurons, x_across, Steps(0, size, 1)))
-    to_y_vectors = make((n_neurons, n_out, batch), (neurons, y_across, Steps(n_in, size, 1)))
     start, row, number, matrix, parts = _arrivals(forest)
     across = Steps(start, number, row, matrix, parts), Steps(0, 1, n_out, 0, n_trees)
     of_leaf = Steps(0, n_out, 1, n_leaves * n_out, n_trees)
@@ -111,8 +104,7 @@ def backward(forest: Forest, has_bias: bool, more: bool) -> Callable[..., None]:
         from_routers(call, turns, routers, halves)
         to_x(call, halves, grads[0])
         to_routers(call, turns, x, grads[1])
-        to_x_vectors(call, slopes, x, grads[2])
-        to_y_vectors(call, coefs, grad_y, grads[2])
+        to_table(call, slopes, coefs, x, grad_y, grads[2])
         if has_bias:
             to_router_bias(call, turns, grads[3])
             to_hidden(call, slopes, grads[4])

@@ -34,7 +34,7 @@ ALIGNMENT = None if SIMULATED else WIDEST
 class Side(NamedTuple):
     """How kernels see a matrix of a product."""
 
-    kind: str  # of its numbers, "real" if they are those that kernels compute with
+    kind: str  # of its numbers: that of the product, or what its kernels compute with
     by_row: bool  # the numbers of a row follow each other in memory, else those of a column
     length: int  # numbers of one load, all of one row or of one column
 
@@ -99,7 +99,7 @@ def panel_movers(kind, side, tile, panel, stride, threads):
     """
     share = tile * panel // threads
     length, real, by_row = min(side.length, share), REAL[kind], side.by_row
-    load, _ = mover(real_of(kind) if side.kind == "real" else kind, length)
+    load, _ = mover(side.kind, length)
     per_line = (panel if by_row else tile) // length
 
     @helper
@@ -139,7 +139,7 @@ def product(kind, a, b, c, has_bias, held, line):
     fetch_b, put_b, share_b = panel_movers(kind, b, tile, panel, stride, threads)
     load, _ = mover(real_of(kind), wide)
     length = min(c.length, wide)
-    _, store = mover(real_of(kind) if c.kind == "real" else kind, length)
+    _, store = mover(c.kind, length)
     of_b, whole, n_room, n_sums = panel * stride, 2 * panel * stride, 4 * panel * stride, held**2
     aligned = ALIGNMENT
 
@@ -216,6 +216,6 @@ def product(kind, a, b, c, has_bias, held, line):
                             sums[j * held + k + i] += bias[z * n_columns + n + i]
                     store(c, c_start + m * c_row + n * c_number, sums, j * held + k)
 
-    words = ["real" if side.kind == "real" else "stored" for side in (a, b, c)]
+    words = ["stored" if side.kind == kind else "real" for side in (a, b, c)]
     signature = (words[0], words[1], "real", words[2], *["int"] * 18)
     return Kernel(body, kind, signature), threads, tile

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .dense import BLOCK, Steps, add_up, matmul
+from .dense import BLOCK, Sizes, add_up, backward_products, forward_products
 from .launch import KEPT, Call
 from .soft_paths import Places, collect, entropies, share_out
 from .tree import Operand
@@ -37,6 +37,11 @@ class Forest(NamedTuple):
         """The kind of all numbers."""
         return self.places.kind
 
+    def sizes(self, n_rows: int) -> Sizes:
+        """Return the sizes of products of so many rows, of all trees, with all samples."""
+        own = self.kind, self.n_in, self.n_out
+        return Sizes(*own, n_rows, self.batch, self.length, self.device)
+
 
 class Gating(NamedTuple):
     """What shares out a sample beside the scores: leaks, by seed and probability; temperature."""
@@ -53,12 +58,9 @@ def forward(forest: Forest, has_bias: bool) -> Callable[..., None]:
     ``run(call, x, nodes, bias, leaks, scores, weights, y, gating)`` writes leaks, scores and
     weights (batch, n_trees, n_nodes) and y (batch, n_out).
     """
-    places, n_in, n_out, n_trees, batch, length, device = forest
-    kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
-    make = functools.partial(matmul, kind, device=device, length=length)
-    x_by, by_node, y_by = Steps(0, n_in, 1), Steps(0, n_nodes, 1), Steps(0, n_out, 1)
-    scored = make((batch, n_nodes, n_in), (x_by, Steps(0, width, 1), by_node), has_bias=has_bias)
-    mixed = make((batch, n_out, n_nodes), (by_node, Steps(n_in, 1, width), y_by))
+    places, _, _, n_trees, batch, _, device = forest
+    kind, n_nodes = forest.kind, n_trees * places.n_places
+    scored, mixed = forward_products(forest.sizes(n_nodes), has_bias)
     share = share_out(places).bind(device, (batch * n_trees, 1, 1), places.threads)
 
     def run(call: Call, *arrays: Operand) -> None:
@@ -79,16 +81,9 @@ def backward(forest: Forest, more: bool) -> Callable[..., None]:
     ``run(call, grad_y, x, nodes, leaks, scores, weights, extra, grad_x, grad_nodes, grad_bias,
     temperature)`` writes the gradients of x, of nodes and, if it is not None, of the bias.
     """
-    places, n_in, n_out, n_trees, batch, length, device = forest
-    kind, n_nodes, width = forest.kind, n_trees * places.n_places, n_in + n_out
-    make = functools.partial(matmul, kind, device=device, length=length)
-    by_node, by_sample = Steps(0, n_nodes, 1), Steps(0, 1, n_nodes)
-    x_by, x_across = Steps(0, n_in, 1), Steps(0, 1, n_in)
-    y_by, y_across = Steps(0, n_out, 1), Steps(0, 1, n_out)
-    valued = make((batch, n_nodes, n_out), (y_by, Steps(n_in, width, 1), by_node))
-    to_x = make((batch, n_in, n_nodes), (by_node, Steps(0, 1, width), x_by))
-    to_x_vectors = make((n_nodes, n_in, batch), (by_sample, x_across, Steps(0, width, 1)))
-    to_y_vectors = make((n_nodes, n_out, batch), (by_sample, y_across, Steps(n_in, width, 1)))
+    places, _, _, n_trees, batch, _, device = forest
+    kind, n_nodes = forest.kind, n_trees * places.n_places
+    valued, to_x, to_table = backward_products(forest.sizes(n_nodes))
     collected = collect(places, False, more).bind(device, (batch * n_trees, 1, 1), places.threads)
     to_bias = add_up(kind, batch, n_nodes, device)
 
@@ -101,8 +96,7 @@ def backward(forest: Forest, more: bool) -> Callable[..., None]:
         written = values, values, coefs, slopes, slopes
         collected(call.stream, *paths, *written, cooled(kind, temperature))
         to_x(call, slopes, nodes, grad_x)
-        to_x_vectors(call, slopes, x, grad_nodes)
-        to_y_vectors(call, coefs, grad_y, grad_nodes)
+        to_table(call, slopes, coefs, x, grad_y, grad_nodes)
         if grad_bias is not None:
             to_bias(call, slopes, grad_bias)
 
