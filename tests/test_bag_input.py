@@ -62,6 +62,11 @@ BAG_BACKWARD = [
     ),
     ({"trace": TRACE._replace(scores=TRACE.scores.astype(float))}, TypeError, "trace.scores must"),
     (
+        {"trace": POSITIVE._replace(rows=None, starts=None)},
+        ValueError,
+        "trace must come from arrays on the CPU, got one without rows",
+    ),
+    (
         {"trace": POSITIVE._replace(starts=POSITIVE.starts[:-1])},
         ValueError,
         r"trace.starts must have shape \(6,\)",

@@ -11,7 +11,15 @@ import numba
 import pytest
 
 import fffnb
-from fffnb.ops import flat_cuda, keys_cuda, leaf_cuda, leaf_soft_cuda, soft_cuda, tree_cuda
+from fffnb.ops import (
+    bag_cuda,
+    flat_cuda,
+    keys_cuda,
+    leaf_cuda,
+    leaf_soft_cuda,
+    soft_cuda,
+    tree_cuda,
+)
 from fffnb.ops.device import Kind
 
 if numba.config.ENABLE_CUDASIM:
@@ -161,6 +169,14 @@ def call_keys(n_in, n_out, n_keys, k, batch, dtype):
     keys_cuda.backward(kind, grad_y, x, keys, y_vectors, trace, sparse=True)
 
 
+def call_positive(n_in, n_out, n_nodes, batch, dtype):
+    """Call forward and backward of a bag of all positive nodes."""
+    x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
+    nodes, options = Array((1, n_nodes, n_in + n_out), dtype), (None, None, "gelu", None, None)
+    _, trace = bag_cuda.forward(Nowhere(), x, nodes, *options, return_trace=True)
+    bag_cuda.backward(Nowhere(), grad_y, x, nodes, trace, sparse=False)
+
+
 def call_soft(n_in, n_out, depth, batch, dtype):
     """Call forward and backward of soft training."""
     x, grad_y = Array((batch, n_in), dtype), Array((batch, n_out), dtype)
@@ -280,11 +296,12 @@ def test_product_keys_load_vectors_and_stay_in_registers(started):
 @pytest.mark.parametrize(
     ("call_form", "sizes", "names"),
     [
+        (call_positive, (768, 768, 4096, 4096, "float32"), {"product"}),
         (call_soft, (784, 500, 8, 128, "float64"), SOFT),
         (call_leaf, (768, 768, 8, 32, 16384, "float32"), LEAF),
     ],
 )
-def test_soft_paths_and_leaves_stay_in_registers(call_form, sizes, names, started):
+def test_dense_passes_and_leaves_stay_in_registers(call_form, sizes, names, started):
     call_form(*sizes)
     kernels = {name_of(kernel): kernel for kernel in started}  # the last, which go back
     for name in names:

@@ -11,9 +11,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import bag, flat, keys, launch, leaf, leaf_soft, soft, steps, straight, support, tree
+    from . import (
+        bag,
+        bag_positive,
+        flat,
+        keys,
+        launch,
+        leaf,
+        leaf_soft,
+        soft,
+        steps,
+        straight,
+        support,
+        tree,
+    )
 
-__all__ = ["bag", "flat", "keys", "launch", "leaf", "leaf_soft", "soft", "steps"]
+__all__ = ["bag", "bag_positive", "flat", "keys", "launch", "leaf", "leaf_soft", "soft", "steps"]
 __all__ += ["straight", "support", "tree"]
 
 

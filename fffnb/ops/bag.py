@@ -250,6 +250,8 @@ def _choice_of(trace: BagTrace, lead: tuple[int, ...], n_in: int, nodes: Array) 
     """Return what a trace says that samples chose, unless another forward pass made it."""
     check_origin(trace, nodes.shape, n_in, BagTrace, "bag_forward")
     n_trees, n_nodes, _ = nodes.shape
+    if trace.rows is None:
+        raise ValueError("trace must come from arrays on the CPU, got one without rows, of a GPU")
     rows, batch = check_array("trace.rows", trace.rows), math.prod(lead)
     if trace.starts is None:
         k = check_choice(last_axis(rows.shape), n_nodes, "nodes of a bag")

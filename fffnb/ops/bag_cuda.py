@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 from .. import cuda
+from . import bag_positive_cuda
 from .arrays import check_axes, output_width
+from .bag_positive_cuda import PositivePlan
 from .bag_trace import BagTrace, check_choice, last_axis
 from .device import Kind, view
 from .running import Running
@@ -74,7 +76,7 @@ def forward(
     if not return_trace:
         return y
     origin = activation, bias is not None, plan.table.shape, plan.n_in
-    return y, BagTrace(scores, rows, None, *origin)
+    return y, BagTrace(scores, None if k is None else rows, None, *origin)
 
 
 def backward(
@@ -83,10 +85,16 @@ def backward(
     """Do what `bag_backward` says."""
     if not isinstance(trace, BagTrace):
         raise TypeError(f"trace must be the BagTrace of bag_forward, got {type(trace).__name__}")
-    given = grad_y, x, nodes, trace.scores, trace.rows
+    if trace.starts is not None:
+        raise ValueError("trace must come from arrays on a GPU, got one with starts, of the CPU")
+    given = grad_y, x, nodes, trace.scores
     activation_code(trace.activation)
-    plan = backward_plan(kind, *map(kind.facts, given), trace.activation, trace.has_bias)
+    rows = None if trace.rows is None else kind.facts(trace.rows)
+    facts = map(kind.facts, given)
+    plan = backward_plan(kind, *facts, rows, trace.activation, trace.has_bias)
     check_origin(trace, plan.table.shape, plan.n_in, BagTrace, "bag_forward")
+    if isinstance(plan, PositivePlan):
+        return bag_positive_cuda.backward(kind, plan, *given, sparse)
     table, at = plan.table, kind.address
     grad_x, visits = kind.empty((*plan.lead, plan.n_in), table.dtype, nodes), None
     layer = plan.layer(at(grad_y), at(x), at(nodes), at(grad_x))
@@ -94,7 +102,7 @@ def backward(
         if plan.batch > 0:
             n_trees, n_nodes, _ = table.shape
             run = cuda.bag.backward(layer, n_nodes, plan.batch, n_trees, table.device)
-            visits = run(call, *map(at, given), at(grad_x))
+            visits = run(call, *map(at, given), at(trace.rows), at(grad_x))
         return Gradients(grad_x, *gather(call, plan, layer._replace(depth=1), visits, sparse))
 
 
@@ -108,7 +116,7 @@ def forward_plan(
     k: int | None,
     activation: str,
     n_out: int | None,
-) -> BagPlan:
+) -> BagPlan | PositivePlan:
     """Return the plan of a forward pass on arrays with these facts; None is no array."""
     table = _table(kind, nodes, k)
     samples = check_samples("x", x, kind, table)
@@ -118,7 +126,8 @@ def forward_plan(
         check_bias(bias, kind, table)
     if out is not None:
         check_out(out, kind, table, (*lead, width))
-    return BagPlan(table, lead, n_in, width, activation_code(activation), bias is not None)
+    found = table, lead, n_in, width, activation_code(activation), bias is not None
+    return PositivePlan(*found) if k is None else BagPlan(*found)
 
 
 @functools.lru_cache(KEPT)
@@ -131,31 +140,32 @@ def backward_plan(
     rows: Any,
     activation: str,
     has_bias: bool,
-) -> BagPlan:
-    """Return the plan of a backward pass on arrays with these facts."""
-    chosen = view("trace.rows", rows, kind)
-    table = _table(kind, nodes, last_axis(chosen.shape))
+) -> BagPlan | PositivePlan:
+    """Return the plan of a backward pass on arrays with these facts; no rows are all nodes."""
+    k = None if rows is None else last_axis(view("trace.rows", rows, kind).shape)
+    table = _table(kind, nodes, k)
     samples = check_samples("x", x, kind, table)
     lead, n_in = samples.shape[:-1], samples.shape[-1]
     width = output_width(n_in, table.shape, None)
     grads = check_samples("grad_y", grad_y, kind, table)
     check_shaped("grad_y", grads, (*lead, width), "that of the output of x and nodes")
     check_choices(scores, rows, kind, table, lead)
-    return BagPlan(table, lead, n_in, width, activation_code(activation), has_bias)
+    found = table, lead, n_in, width, activation_code(activation), has_bias
+    return PositivePlan(*found) if k is None else BagPlan(*found)
 
 
 def check_choices(scores: Any, rows: Any, kind: Kind, table: Table, lead: tuple[int, ...]) -> None:
-    """Refuse the scores and rows of a trace that do not fit a table and samples."""
-    found = view("trace.scores", scores, kind, table.device)
-    chosen = view("trace.rows", rows, kind, table.device)
-    real = cuda.tree.real_of(table.dtype)
-    if found.dtype != real or chosen.dtype != "int64":
-        raise TypeError(
-            f"trace must hold {real} scores and int64 rows, got {found.dtype}, {chosen.dtype}"
-        )
-    shape = (*lead, table.shape[0], table.depth)
-    check_shaped("trace.scores", found, shape, "what every sample chose")
-    check_shaped("trace.rows", chosen, shape, "what every sample chose")
+    """Refuse the scores and rows of a trace that do not fit a table and samples.
+
+    No rows are those of all nodes.
+    """
+    shape, real = (*lead, table.shape[0], table.depth), cuda.tree.real_of(table.dtype)
+    states = ("trace.scores", scores, real), ("trace.rows", rows, "int64")
+    for name, facts, dtype in states if rows is not None else states[:1]:
+        found = view(name, facts, kind, table.device)
+        if found.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {found.dtype}")
+        check_shaped(name, found, shape, "those of every sample and tree")
 
 
 def check_device_choice(k: int, n: int, what: str) -> int:
@@ -167,14 +177,9 @@ def check_device_choice(k: int, n: int, what: str) -> int:
 
 
 def _table(kind: Kind, nodes: Any, k: int | None) -> Table:
-    """Return nodes that make bags, of which samples choose k each."""
+    """Return nodes that make bags, of which samples choose k each, or look at all."""
     found = check_floats("nodes", nodes, kind)
     check_axes(found.shape)
     n_trees, n_nodes, width = found.shape
-    if k is None:
-        raise ValueError(
-            "k must be a number on a GPU, where nothing waits for how many scores are positive, "
-            "got None"
-        )
-    k = check_device_choice(k, n_nodes, "nodes of a bag")
+    k = n_nodes if k is None else check_device_choice(k, n_nodes, "nodes of a bag")
     return Table("nodes", (n_trees, n_nodes, width), found.dtype, k, nodes[3])

@@ -17,12 +17,13 @@ class BagTrace(NamedTuple):
     ----------
     scores : ndarray, shape (..., n_trees, k), or (n_entries,) with ``k=None``
         The scores of the chosen nodes before the activation, in each bag the best first; with
-        ``k=None`` those of the first sample come first, in the order of the nodes.
-    rows : ndarray of int64, of the shape of the scores
-        Which nodes these are, tree · n_nodes + node.
+        ``k=None`` those of the first sample come first, in the order of the nodes. On a GPU a trace
+        with ``k=None`` holds the scores of all nodes, (..., n_trees, n_nodes).
+    rows : ndarray of int64, of the shape of the scores, or None
+        Which nodes these are, tree · n_nodes + node; None where they are all nodes.
     starts : ndarray of int64, shape (batch + 1,), or None
         With ``k=None`` sample s has the entries from starts[s] to starts[s + 1], where batch is the
-        product of the leading axes.
+        product of the leading axes; None on a GPU.
     activation : str
         Name of the activation.
     has_bias : bool
@@ -34,7 +35,7 @@ class BagTrace(NamedTuple):
     """
 
     scores: Array
-    rows: Array
+    rows: Array | None
     starts: Array | None
     activation: str
     has_bias: bool

@@ -77,6 +77,8 @@ def make_tiles_small(patch):
         patch.setattr(f"fffnb.cuda.{name}", 4)
     for name in ("steps.RUN_BLOCK", "steps.LIST_BLOCK", "steps.BLOCK", "bag.BLOCK", "keys.BLOCK"):
         patch.setattr(f"fffnb.cuda.{name}", 4)
+    for name in ("BLOCK", "LIST_BLOCK"):
+        patch.setattr(f"fffnb.cuda.bag_positive.{name}", 4)
     for name in ("group.SCORED", "group.TEAMS", "sum.SUMMED", "sum.SHARES", "sum.AHEAD"):
         patch.setattr(f"fffnb.cuda.leaf_{name}", 2)
     patch.setattr("fffnb.cuda.leaf.BLOCK", 2)

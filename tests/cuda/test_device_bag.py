@@ -48,7 +48,10 @@ class Bag:
         if bias:
             host[2] = host[2].astype(real)
         truth = self.reference.forward(*self.arguments(host))
-        self.unclear = truth.ambiguous(np.finfo(real).eps, self.k)
+        self.unclear, self.n_nodes = (
+            truth.ambiguous(np.finfo(real).eps, self.k),
+            truth.mask.shape[2],
+        )
         host[0], host[-1] = host[0][~self.unclear], host[-1][~self.unclear]
         self.host, self.given = host, {}
         for name, part in zip((*self.names, "grad_y"), host, strict=True):
@@ -73,6 +76,15 @@ class Bag:
         sizes = self.reference.backward(grad_y, *given, absolute=True)
         return run.mask, (run.y, *grads), (run.y_size, *sizes)
 
+    def chosen(self, trace):
+        """Return the mask (n_trees, batch, n_nodes) of what a trace says that samples chose."""
+        rows = self.kind.get(trace.rows)
+        rows = rows.reshape(-1, *rows.shape[-2:]).swapaxes(0, 1)
+        first = 0 if self.names[1] == "keys" else self.n_nodes * np.arange(len(rows))[:, None, None]
+        mask = np.zeros((*rows.shape[:2], self.n_nodes), bool)
+        np.put_along_axis(mask, rows - first, True, axis=2)
+        return mask
+
     def forward(self, **change):
         given = {name: self.given[name] for name in self.names}
         options = {"k": self.k, "activation": self.activation}
@@ -82,6 +94,26 @@ class Bag:
         names = "grad_y", *(name for name in self.names if name != "bias")
         given = {name: self.given[name] for name in names}
         return self.functions[1](**{**given, "trace": trace, **change})
+
+
+class Positive(Bag):
+    """Bags of which every sample chooses all positive nodes."""
+
+    SMALL = (
+        (12, 20, 9, 1, None, "gelu", 5, True),
+        (16, 8, 9, 2, None, "relu2", 3, False),
+    )
+    LARGE = (
+        (768, 768, 256, 1, None, "identity", 600, True),
+        (784, 500, 64, 1, None, "gelu", 128, True),
+        (63, 77, 300, 3, None, "silu", 300, False),
+        (8, 2, 1100, 1, None, "tanh", 3, False),
+    )
+
+    def chosen(self, trace):
+        assert trace.rows is None and trace.starts is None
+        scores = self.kind.get(trace.scores)
+        return ~(scores.reshape(-1, *scores.shape[-2:]) <= 0).swapaxes(0, 1)
 
 
 class Keys(Bag):
@@ -106,7 +138,7 @@ class Keys(Bag):
         return *host[:3], self.k, self.activation
 
 
-FORMS = {"bag": Bag, "keys": Keys}
+FORMS = {"bag": Bag, "positive": Positive, "keys": Keys}
 form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -116,13 +148,10 @@ def check(kind, form, case, dtype, seed):
     mask, right, sizes = given.truth()
     y, trace = given.forward(return_trace=True)
     np.testing.assert_array_equal(kind.get(y), kind.get(given.forward()))
-    chosen, n = np.zeros_like(mask), mask.shape[2] if form is Bag else 0
-    for t, marks in enumerate(chosen):
-        np.put_along_axis(marks, kind.get(trace.rows)[:, t] - t * n, True, axis=1)
-    np.testing.assert_array_equal(chosen, mask)
+    np.testing.assert_array_equal(given.chosen(trace), mask)
     for found, expected, size in zip((y, *given.backward(trace)), right, sizes, strict=True):
         if found is None:
-            assert form is Bag and given.given["bias"] is None
+            assert form is not Keys and given.given["bias"] is None
             continue
         assert isinstance(found, kind.type)
         found = kind.get(found)
@@ -145,7 +174,9 @@ def test_equals_the_reference(dtype, form, kind, tiles):
     assert unclear <= 0.03 * samples
 
 
-@pytest.mark.parametrize(("form", "dtype"), [(Bag, "float16"), (Keys, "bfloat16")])
+@pytest.mark.parametrize(
+    ("form", "dtype"), [(Bag, "float16"), (Positive, "bfloat16"), (Keys, "bfloat16")]
+)
 def test_sixteen_bits_are_as_good_as_their_rounding(form, dtype, kind):
     if dtype not in kind.dtypes:
         pytest.skip(f"a {kind.name} holds no {dtype}")
@@ -179,7 +210,7 @@ def test_inputs_stay_and_results_are_the_same_bits_every_time(form, kind, monkey
 @pytest.mark.parametrize("lead", [(), (0,), (2, 1)])
 def test_any_leading_axes_and_sparse_gradients(lead, form, kind):
     *sizes, _, _ = form.SMALL[0]
-    given = form(kind, (*sizes, int(np.prod(lead)), form is Bag), "float32", seed=1)
+    given = form(kind, (*sizes, int(np.prod(lead)), form is not Keys), "float32", seed=1)
     assert not given.unclear.any()
     flat, flat_trace = given.forward(return_trace=True)
     for name in ("x", "grad_y"):
@@ -187,22 +218,24 @@ def test_any_leading_axes_and_sparse_gradients(lead, form, kind):
         given.given[name] = array.reshape((*lead, array.shape[1]))
     out = kind.put(np.full((*lead, 20), np.nan, np.float32))
     y, trace = given.forward(out=out, return_trace=True)
-    assert y is out and trace.scores.shape == trace.rows.shape
-    assert tuple(trace.rows.shape) == (*lead, *flat_trace.rows.shape[1:])
+    assert y is out and tuple(trace.scores.shape) == (*lead, *flat_trace.scores.shape[1:])
+    if form is not Positive:
+        assert trace.scores.shape == trace.rows.shape
     np.testing.assert_array_equal(kind.get(y).reshape(-1, 20), kind.get(flat))
     dense, sparse = given.backward(trace), given.backward(trace, sparse=True)
     assert tuple(dense.x.shape) == tuple(given.given["x"].shape)
     np.testing.assert_array_equal(kind.get(sparse.x), kind.get(dense.x))
     rows, whole = getattr(sparse, given.gradient), kind.get(getattr(dense, given.gradient))
-    visited, whole = np.unique(kind.get(trace.rows)), whole.reshape(-1, whole.shape[-1])
+    whole = whole.reshape(-1, whole.shape[-1])
+    visited = np.flatnonzero(given.chosen(trace).any(axis=(0, 1) if form is Keys else 1))
     found, count = kind.get(rows.rows), len(visited)
     assert kind.get(rows.count)[0] == count
-    assert len(found) == min(kind.get(trace.rows).size, len(whole))
+    assert len(found) == min(kind.get(trace.scores).size, len(whole))
     np.testing.assert_array_equal(found[:count], visited)
     assert (found[count:] == -1).all()
     np.testing.assert_array_equal(kind.get(rows.values)[:count], whole[visited])
     assert not np.delete(whole, visited, axis=0).any()
-    if form is Bag:
+    if form is not Keys:
         biases = kind.get(dense.bias).ravel()
         np.testing.assert_array_equal(kind.get(rows.bias)[:count], biases[visited])
         assert not np.delete(biases, visited).any() and sparse.bias.values is rows.bias
@@ -237,7 +270,7 @@ def test_equal_sums_are_told_apart_as_on_the_cpu(k, kind):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @form
 def test_values_that_are_not_finite_stay_in_their_sample(form, kind):
-    given = form(kind, (*form.SMALL[0][:6], 3, form is Bag), "float32")
+    given = form(kind, (*form.SMALL[0][:6], 3, form is not Keys), "float32")
     clean, others = kind.get(given.forward()), np.arange(3) == 0
     given.host[0][1:3, 2] = np.nan, np.inf
     given.given["x"] = kind.put(given.host[0])
@@ -273,7 +306,6 @@ FORWARD = {
         ValueError,
         "nodes must be C-contiguous on the GPU",
     ),
-    "no k": (Bag, lambda put: {"k": None}, ValueError, "k must be a number on a GPU, .* got None"),
     "float k": (Bag, lambda put: {"k": 3.0}, TypeError, "k must be an int, got float"),
     "k of 0": (Bag, lambda put: {"k": 0}, ValueError, "k must be at least 1, got 0"),
     "large k": (Bag, lambda put: {"k": 10}, ValueError, "k must be at most .* bag, 9, got 10"),
@@ -344,7 +376,7 @@ BACKWARD = {
     "rows dtype": (
         lambda put, trace: {"trace": trace._replace(rows=trace.scores)},
         TypeError,
-        "trace must hold float32 scores and int64 rows, got float32, float32",
+        "trace.rows must be int64, got float32",
     ),
     "activation": (
         lambda put, trace: {"trace": trace._replace(activation="swish")},
@@ -359,7 +391,7 @@ BACKWARD = {
 }
 
 
-@form
+@pytest.mark.parametrize("form", [Bag, Keys])
 @pytest.mark.parametrize("case", BACKWARD)
 def test_backward_refuses(case, form, kind):
     change, error, words = BACKWARD[case]
@@ -369,6 +401,21 @@ def test_backward_refuses(case, form, kind):
     given |= {"grad_y": kind.put(Y), "trace": trace, **change(kind.put, trace)}
     with pytest.raises(error, match=words.format(kind.name)):
         form.functions[1](**given)
+
+
+def test_all_positive_nodes_need_their_scores_and_room_for_them(kind, monkeypatch):
+    x, nodes, grad_y = map(kind.put, (X, NODES, Y))
+    _, trace = fffnb.bag_forward(x, nodes, k=None, return_trace=True)
+    starts = kind.put(np.arange(6) * 9)
+    for change, words in [
+        ({"starts": starts}, "trace must come from arrays on a GPU, got one with starts"),
+        ({"scores": grad_y}, r"trace.scores must have shape \(5, 1, 9\) .* got \(5, 2\)"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fffnb.bag_backward(grad_y, x, nodes, trace._replace(**change))
+    monkeypatch.setattr("fffnb.cuda.launch.memory_of", lambda device: 215)
+    with pytest.raises(MemoryError, match=r"shape \(2, 3, 1, 9\) .* take 216 bytes"):
+        fffnb.bag_forward(kind.put(X[:3]), nodes, k=None)
 
 
 def test_a_room_takes_what_a_round_may_append():
