@@ -278,7 +278,7 @@ def test_wrong_arguments_are_refused():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this PyTorch has no GPU")
-@pytest.mark.parametrize("name", ["bag", "keys", "leaf", "soft"])
+@FORMS
 @pytest.mark.parametrize("training", [True, False])
 def test_a_gpu_gives_what_the_cpu_gives(name, training):
     module = bridges.convert(LAYERS[name], "torch").train(training)

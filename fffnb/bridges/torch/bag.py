@@ -22,7 +22,7 @@ from .tensors import admit, check_gradient, lend, real_of, take
 def _forward(
     x: Tensor, nodes: Tensor, bias: Tensor | None, k: int | None, activation: str
 ) -> tuple[Tensor, ...]:
-    """Return y (..., n_out), and scores, rows and starts as a BagTrace has them."""
+    """Return y (..., n_out), and scores, rows and starts as a BagTrace has them, empty for None."""
     y, trace = bag_forward(
         lend(x.contiguous()),
         lend(nodes),
@@ -31,21 +31,25 @@ def _forward(
         activation=activation,
         return_trace=True,
     )
-    starts = _no_starts(x) if trace.starts is None else take(trace.starts)
-    return take(y), take(trace.scores), take(trace.rows), starts
+    told = (_none(x) if each is None else take(each) for each in (trace.rows, trace.starts))
+    return take(y), take(trace.scores), *told
 
 
 def _shapes(
     x: Tensor, nodes: Tensor, bias: Tensor | None, k: int | None, activation: str
 ) -> tuple[Tensor, ...]:
-    (*lead, n_in), (n_trees, _, width) = x.shape, nodes.shape
-    if k is None:
-        chosen = (torch.library.get_ctx().new_dynamic_size(),)
+    (*lead, n_in), (n_trees, n_nodes, width) = x.shape, nodes.shape
+    rows, starts = _none(x), _none(x)
+    if k is not None:
+        shape = *lead, n_trees, k
+        rows = x.new_empty(shape, dtype=torch.int64)
+    elif _tells(x, k):
+        shape = (torch.library.get_ctx().new_dynamic_size(),)
+        rows = x.new_empty(shape, dtype=torch.int64)
         starts = x.new_empty(x[..., 0].numel() + 1, dtype=torch.int64)
     else:
-        chosen, starts = (*lead, n_trees, k), _no_starts(x)
-    scores = x.new_empty(chosen, dtype=real_of(nodes.dtype))
-    rows = x.new_empty(chosen, dtype=torch.int64)
+        shape = *lead, n_trees, n_nodes
+    scores = x.new_empty(shape, dtype=real_of(nodes.dtype))
     return x.new_empty((*lead, width - n_in)), scores, rows, starts
 
 
@@ -64,13 +68,19 @@ def _backward(
 ) -> Gradients:
     """Return the gradients of the tensors."""
     origin = activation, bias is not None, tuple(nodes.shape), x.shape[-1]
-    trace = BagTrace(lend(scores), lend(rows), lend(starts) if k is None else None, *origin)
+    chosen = lend(rows) if _tells(x, k) else None
+    trace = BagTrace(lend(scores), chosen, lend(starts) if starts.numel() > 0 else None, *origin)
     samples = lend(grad_y.contiguous()), lend(x.contiguous())
     return bag_backward(*samples, lend(nodes), trace, sparse=sparse)
 
 
-def _no_starts(x: Tensor) -> Tensor:
-    """Return the starts of samples that all choose as many nodes: none."""
+def _tells(x: Tensor, k: int | None) -> bool:
+    """Return whether the trace of a forward pass tells which nodes are chosen."""
+    return k is not None or x.device.type == "cpu"
+
+
+def _none(x: Tensor) -> Tensor:
+    """Return what stands for rows or starts that a trace does not tell."""
     return x.new_empty(0, dtype=torch.int64)
 
 
@@ -120,8 +130,8 @@ def bag(
 
     Notes
     -----
-    The choice of the nodes has no gradient; there are no gradients of gradients. With ``k=None``
-    the data say how many nodes are chosen, so that compiled graphs break here.
+    The choice of the nodes has no gradient; there are no gradients of gradients. With ``k=None`` on
+    the CPU the data say how many nodes are chosen, so that compiled graphs break here.
 
     Examples
     --------
