@@ -43,7 +43,7 @@ class BagFFF(FormLayer):
     Notes
     -----
     A sample reads the x vectors of all nodes, so that `neurons_read` is `neurons`; it reads the y
-    vectors of the chosen ones alone.
+    vectors of the chosen ones alone, but on a GPU with ``k=None``.
 
     Examples
     --------

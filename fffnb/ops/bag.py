@@ -111,6 +111,9 @@ def bag_forward(
     TypeError, ValueError
         If an argument is of a wrong kind, dtype, shape or layout, or a bag has fewer than k nodes;
         no kernel has run then.
+    MemoryError
+        With ``k=None`` on a GPU, if two arrays of the scores of all nodes would not fit in its
+        memory; says how many bytes they take.
 
     Notes
     -----
@@ -119,8 +122,11 @@ def bag_forward(
 
     The result is the same bits on any number of threads.
 
-    If `nodes` is an array on a GPU, so must the others be, as for `fff_forward`. There k must be a
-    number, at most 1024.
+    If `nodes` is an array on a GPU, so must the others be, as for `fff_forward`. There k is at most
+    1024. With ``k=None`` all nodes count there, those that are not chosen by zero: vectors that are
+    not finite reach samples that have not chosen their node. The trace holds the scores of all
+    nodes, (..., n_trees, n_nodes); the forward pass needs as much again for it, the backward pass
+    twice as much.
 
     Examples
     --------
@@ -191,8 +197,8 @@ def bag_backward(
     Every node's gradient is summed by one owner, in the order of the samples: the result is the
     same bits on any number of threads.
 
-    Arrays on a GPU are taken as by `bag_forward`. Rows of a trace that are none of the nodes are
-    not looked for there: what such a trace gives means nothing.
+    Arrays on a GPU are taken as by `bag_forward`, with a trace that was made there. Rows of a trace
+    that are none of the nodes are not looked for there: what such a trace gives means nothing.
 
     Examples
     --------

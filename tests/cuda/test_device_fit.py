@@ -113,11 +113,14 @@ def test_a_run_is_close_to_that_of_the_cpu(name):
     }
 
 
-def test_the_flat_form_learns_what_it_learns_on_the_cpu():
+@pytest.mark.parametrize(
+    ("form", "sizes"), [(nn.FlatFFF, {"depth": 3}), (nn.BagFFF, {"n_nodes": 9, "k": None})]
+)
+def test_other_forms_learn_what_they_learn_on_the_cpu(form, sizes):
     losses = []
     for device in ("cpu", "cuda"):
-        flat = nn.FlatFFF(6, 8, depth=3, n_trees=2, activation="gelu", bias=True)
-        losses.append(run("adamw", device, nn.Sequential(flat, nn.Linear(8, 3)))[2].loss)
+        layer = form(6, 8, **sizes, n_trees=2, activation="gelu", bias=True)
+        losses.append(run("adamw", device, nn.Sequential(layer, nn.Linear(8, 3)))[2].loss)
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
