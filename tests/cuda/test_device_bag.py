@@ -48,10 +48,8 @@ class Bag:
         if bias:
             host[2] = host[2].astype(real)
         truth = self.reference.forward(*self.arguments(host))
-        self.unclear, self.n_nodes = (
-            truth.ambiguous(np.finfo(real).eps, self.k),
-            truth.mask.shape[2],
-        )
+        self.unclear = truth.ambiguous(np.finfo(real).eps, self.k)
+        self.n_nodes = truth.mask.shape[2]
         host[0], host[-1] = host[0][~self.unclear], host[-1][~self.unclear]
         self.host, self.given = host, {}
         for name, part in zip((*self.names, "grad_y"), host, strict=True):
