@@ -236,29 +236,48 @@ def test_the_truth_is_that_of_the_reference(suite, n_in, n_out, depth, n_trees):
     np.testing.assert_allclose(found, grad_nodes.reshape(found.shape), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("topic", "name"),
-    [
-        ("Layer", "time_forward"),
-        ("Layer", "time_backward_rows"),
-        ("Layer", "time_step_fused"),
-        ("Flat", "time_forward"),
-    ],
-)
-def test_gpu_benchmarks_check_what_they_time(suite, topic, name, monkeypatch):
+@pytest.fixture
+def gpu(suite, monkeypatch):
+    """Give the module of the GPU, NumPy in the place of CuPy."""
     stream = SimpleNamespace(synchronize=lambda: None)
-    numpy = SimpleNamespace(asarray=np.array, asnumpy=np.asarray)  # in the place of CuPy
-    numpy.cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    numpy = SimpleNamespace(asarray=np.array, asnumpy=np.asarray, cuda=cuda)
     monkeypatch.setattr(suite["gpu"], "find_cupy", lambda: numpy)
-    call = getattr(getattr(suite["gpu"], topic)(), name)
+    bag, leaf = suite["bag"], suite["leaf"]
+    sizes = bag.Sizes(64, 64, depth=1)
+    monkeypatch.setitem(suite["gpu"].BAGS, SMALL, bag.Bag(16, 8, sizes))
+    monkeypatch.setitem(bag.KEYS, SMALL, bag.Keys(8, 3, sizes))
+    monkeypatch.setitem(leaf.CASES, SMALL, leaf.Sizes(9, 7, 2, 3, batch=80))
+    return suite["gpu"]
+
+
+GPU_CALLS = {  # the kernel, the argument that it writes, if any
+    "Layer.time_forward": ("tree", "forward", 6),
+    "Layer.time_backward_rows": ("tree", "gather", None),
+    "Layer.time_step_fused": ("tree", "update", 3),
+    "Flat.time_forward": ("flat", "forward", 7),
+    "Flat.time_backward_rows": ("flat", "gather_planes", None),
+    "Flat.time_patterns": ("flat", "forward", 7),
+    "Bag.time_forward": ("bag", "mix", 4),
+    "Bag.time_backward_rows": ("bag", "gather", 5),
+    "Keys.time_forward": ("bag", "mix", 4),
+    "Leaf.time_inference": ("leaf", "forward", 7),
+    "Leaf.time_training": ("leaf_soft", "backward", 11),
+    "Soft.time_forward": ("soft", "forward", 7),
+    "Soft.time_backward": ("soft", "backward", 8),
+}
+
+
+@pytest.mark.parametrize("name", GPU_CALLS)
+def test_gpu_benchmarks_check_what_they_time(suite, gpu, name, monkeypatch):
+    assert set(benchmarks(gpu)) == set(GPU_CALLS)
+    call, _ = benchmarks(gpu)[name]
     call(SMALL)
-    for made in ("forward", "rows", "step", "flat_forward"):
-        getattr(suite["gpu"], made).cache_clear()
-    suite["gpu"].gpu_problem.cache_clear()
-    for kernel, argument in (("forward", 6), ("gather", None), ("update", 3)):
-        wrong = spoilt(getattr(cpu.tree, kernel), argument=argument)
-        monkeypatch.setattr(cpu.tree, kernel, wrong)
-    monkeypatch.setattr(cpu.flat, "forward", spoilt(cpu.flat.forward, argument=7))
+    for module in suite.values():
+        forget(module)
+    form, kernel, argument = GPU_CALLS[name]
+    module = getattr(cpu, form)
+    monkeypatch.setattr(module, kernel, spoilt(getattr(module, kernel), argument=argument))
     with pytest.raises(AssertionError, match="exceeds"):
         call(SMALL)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import fffnb
 
-from .problems import CHECKED, Array, Sizes, Timed, assert_close, problem
+from .problems import CHECKED, HOST, Array, Kind, Sizes, Timed, assert_close, problem, rows_of
 
 
 class Bag(NamedTuple):
@@ -40,49 +40,53 @@ def nodes_of(bag: Bag) -> Array:
 
 
 @functools.cache
-def forward(bag: Bag) -> Callable[[], Array]:
+def forward(bag: Bag, kind: Kind = HOST) -> Callable[[], Array]:
     """Return the call, checked."""
     from fffnb.reference import bag as reference
 
-    x, nodes = problem(bag.sizes).x, nodes_of(bag)
+    right = reference.forward(problem(bag.sizes).x, nodes_of(bag), bag.k)
+    x, nodes = map(kind.send, (problem(bag.sizes).x, nodes_of(bag)))
 
     def call() -> Array:
         return fffnb.bag_forward(x, nodes, k=bag.k)
 
-    assert_close(call(), reference.forward(x, nodes, bag.k).y)
+    assert_close(kind.fetch(call()), right.y)
     return call
 
 
 @functools.cache
-def rows(bag: Bag) -> Callable[[], fffnb.Gradients]:
+def rows(bag: Bag, kind: Kind = HOST) -> Callable[[], fffnb.Gradients]:
     """Return the backward pass, checked."""
     from fffnb.reference import bag as reference
 
-    (x, _, grad_y, _), nodes = problem(bag.sizes), nodes_of(bag)
+    given = problem(bag.sizes).grad_y, problem(bag.sizes).x, nodes_of(bag)
+    right_x, right_nodes, _ = reference.backward(*given, bag.k)
+    grad_y, x, nodes = map(kind.send, given)
     trace = fffnb.bag_forward(x, nodes, k=bag.k, return_trace=True)[1]
 
     def call() -> fffnb.Gradients:
         return fffnb.bag_backward(grad_y, x, nodes, trace, sparse=True)
 
     grads = call()
-    grad_x, grad_nodes, _ = reference.backward(grad_y, x, nodes, bag.k)
-    assert isinstance(grads.nodes, fffnb.RowGradient)
-    assert_close(grads.x, grad_x)
-    assert_close(grads.nodes.values, grad_nodes.reshape(-1, nodes.shape[2])[grads.nodes.rows])
+    visited, values = rows_of(grads.nodes, kind)
+    assert_close(kind.fetch(grads.x), right_x)
+    assert_close(values, right_nodes.reshape(-1, nodes.shape[2])[visited])
     return call
 
 
 @functools.cache
-def by_keys(case: Keys) -> Callable[[], Array]:
+def by_keys(case: Keys, kind: Kind = HOST) -> Callable[[], Array]:
     """Return the forward pass of product keys, checked by all sums of some samples."""
     x = problem(case.sizes).x
     keys, y_vectors = fffnb.init_keys(case.sizes.n_in, case.sizes.n_out, case.n_keys)
+    given = [kind.send(array) for array in (x, keys, y_vectors)]
 
     def call() -> Array:
-        return fffnb.keys_forward(x, keys, y_vectors, k=case.k)
+        return fffnb.keys_forward(*given, k=case.k)
 
-    y, trace = fffnb.keys_forward(x, keys, y_vectors, k=case.k, return_trace=True)
-    for s, chosen in enumerate(trace.rows[:CHECKED, 0]):
+    _, trace = fffnb.keys_forward(*given, k=case.k, return_trace=True)
+    y = kind.fetch(call())
+    for s, chosen in enumerate(kind.fetch(trace.rows)[:CHECKED, 0]):
         halves = np.split(x[s].astype(np.float64), 2)
         first, second = (each @ half for each, half in zip(keys[0], halves, strict=True))
         sums = np.add.outer(first, second).ravel()

@@ -10,7 +10,19 @@ import numpy as np
 
 import fffnb
 
-from .problems import CASES, LR, Array, Sizes, Timed, assert_close, problem, sgd
+from .problems import (
+    CASES,
+    HOST,
+    LR,
+    Array,
+    Kind,
+    Sizes,
+    Timed,
+    assert_close,
+    problem,
+    rows_of,
+    sgd,
+)
 from .truth import Truth
 
 #: Cases of this topic alone, where it should gain most over the tree.
@@ -21,8 +33,10 @@ MORE = {
 
 
 class Flat(NamedTuple):
-    """Planes, y vectors and the truth about them: that of a tree with one x vector a level."""
+    """A problem, and the truth about it: that of a tree with one x vector a level."""
 
+    x: Array
+    grad_y: Array
     planes: Array
     y_vectors: Array
     trace: fffnb.FlatTrace
@@ -38,75 +52,73 @@ def flat_of(nodes: Array, n_in: int) -> tuple[Array, Array]:
 
 
 @functools.cache
-def flat(sizes: Sizes) -> Flat:
-    """Return the flat form of a problem."""
+def flat(sizes: Sizes, kind: Kind = HOST) -> Flat:
+    """Return the flat form of a problem as arrays of a kind."""
     from fffnb.reference.flat import nodes_of
 
-    x, nodes, _, _ = problem(sizes)
-    planes, y_vectors = flat_of(nodes, sizes.n_in)
+    layer = flat_of(problem(sizes).nodes, sizes.n_in)
+    x, grad_y, planes, y_vectors = map(kind.send, (problem(sizes).x, problem(sizes).grad_y, *layer))
     trace = fffnb.flat_forward(x, planes, y_vectors, return_trace=True)[1]
-    truth = Truth(x, nodes_of(planes, y_vectors), trace.leaves)
-    return Flat(planes, y_vectors, trace, truth)
+    truth = Truth(problem(sizes).x, nodes_of(*layer), kind.fetch(trace.leaves))
+    return Flat(x, grad_y, planes, y_vectors, trace, truth)
 
 
 @functools.cache
-def forward(sizes: Sizes) -> Callable[[], Array]:
+def forward(sizes: Sizes, kind: Kind = HOST) -> Callable[[], Array]:
     """Return the call, checked."""
-    x = problem(sizes).x
-    planes, y_vectors, _, truth = flat(sizes)
+    x, _, planes, y_vectors, _, truth = flat(sizes, kind)
 
     def call() -> Array:
         return fffnb.flat_forward(x, planes, y_vectors)
 
-    assert_close(call(), truth.y, truth.bound)
+    assert_close(kind.fetch(call()), truth.y, truth.bound)
     return call
 
 
 @functools.cache
-def rows(sizes: Sizes) -> Callable[[], fffnb.FlatGradients]:
+def rows(sizes: Sizes, kind: Kind = HOST) -> Callable[[], fffnb.FlatGradients]:
     """Return the backward pass, checked."""
-    x, _, grad_y, _ = problem(sizes)
-    planes, y_vectors, trace, truth = flat(sizes)
+    x, grad_y, planes, y_vectors, trace, truth = flat(sizes, kind)
 
     def call() -> fffnb.FlatGradients:
         return fffnb.flat_backward(grad_y, x, planes, y_vectors, trace, sparse=True)
 
-    grad_x, grad_rows = truth.gradients(grad_y)
+    grad_x, grad_rows = truth.gradients(problem(sizes).grad_y)
     grad_planes = np.zeros(planes.shape)
     tree, node = np.divmod(truth.rows, y_vectors.shape[1])
     level = np.frexp(node + 1)[1] - 1
     np.add.at(grad_planes, (tree, level), grad_rows[:, : sizes.n_in])
     grads = call()
-    assert isinstance(grads.y_vectors, fffnb.RowGradient)
-    np.testing.assert_array_equal(grads.y_vectors.rows, truth.rows)
-    assert_close(grads.x, grad_x, truth.bound)
-    assert_close(grads.planes, grad_planes, truth.bound)
-    assert_close(grads.y_vectors.values, grad_rows[:, sizes.n_in :], truth.bound)
+    visited, values = rows_of(grads.y_vectors, kind)
+    np.testing.assert_array_equal(visited, truth.rows)
+    assert_close(kind.fetch(grads.x), grad_x, truth.bound)
+    assert_close(kind.fetch(grads.planes), grad_planes, truth.bound)
+    assert_close(values, grad_rows[:, sizes.n_in :], truth.bound)
     return call
 
 
 @functools.cache
-def patterns(sizes: Sizes) -> Callable[[], Array]:
+def patterns(sizes: Sizes, kind: Kind = HOST) -> Callable[[], Array]:
     """Return the forward pass with a y vector for each leaf and level, checked."""
-    x, planes, depth = problem(sizes).x, flat(sizes).planes, sizes.depth
-    shape = (sizes.n_trees, 2**depth * depth, sizes.n_out)
-    y_vectors = np.random.default_rng(1).standard_normal(shape, x.dtype)
+    x, _, planes, _, trace, _ = flat(sizes, kind)
+    shape, depth = (sizes.n_trees, 2**sizes.depth * sizes.depth, sizes.n_out), sizes.depth
+    rows = np.random.default_rng(1).standard_normal(shape, problem(sizes).x.dtype)
+    y_vectors = kind.send(rows)
 
     def call() -> Array:
         return fffnb.flat_forward(x, planes, y_vectors)
 
-    leaves = flat(sizes).trace.leaves[:, :, None]  # the truth of `flat` says that they are right
-    vectors = y_vectors[np.arange(sizes.n_trees)[:, None], leaves * depth + np.arange(depth)]
-    scores = np.einsum("bi,tdi->btd", x, planes, dtype=np.float64)
-    assert_close(call(), np.einsum("btd,btdo->bo", scores, vectors))
+    leaves = kind.fetch(trace.leaves)[:, :, None]  # the truth of `flat` says that they are right
+    vectors = rows[np.arange(sizes.n_trees)[:, None], leaves * depth + np.arange(depth)]
+    scores = np.einsum("bi,tdi->btd", kind.fetch(x), kind.fetch(planes), dtype=np.float64)
+    assert_close(kind.fetch(call()), np.einsum("btd,btdo->bo", scores, vectors))
     return call
 
 
 @functools.cache
 def update(sizes: Sizes) -> Callable[[], Array]:
     """Return the fused backward pass, checked against the one for gradients."""
-    x, _, grad_y, _ = problem(sizes)
-    planes, y_vectors, trace, _ = flat(sizes)
+    x, grad_y, planes, y_vectors, trace, _ = flat(sizes, HOST)
 
     def call(lr: float = LR) -> Array:
         rule = sgd(lr)

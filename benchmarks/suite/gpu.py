@@ -1,4 +1,4 @@
-"""Forward, backward and training step on the GPU, of the tree and the flat form, on CuPy arrays."""
+"""All forms on the GPU, on CuPy arrays; problems and checks are those of the other topics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,27 @@ import numpy as np
 
 import fffnb
 
-from .problems import CASES, LR, Kind, Problem, Sizes, Timed, assert_close, problem, sgd, skipped
+from . import bag, flat, leaf, soft
+from .problems import (
+    CASES,
+    LR,
+    Kind,
+    Problem,
+    Sizes,
+    Timed,
+    assert_close,
+    problem,
+    rows_of,
+    sgd,
+    skipped,
+)
 from .truth import Truth
+
+#: Large bags are scored by products in tiles, small ones wait for the host.
+BAGS = {
+    "64 nodes, best 8": bag.BAGS["64 nodes, best 8"],
+    "4096 nodes, best 16, batch=4096": bag.Bag(4096, 16, Sizes(depth=1, batch=4096)),
+}
 
 
 @functools.cache
@@ -33,10 +52,21 @@ def synchronize() -> None:
 
 
 @functools.cache
+def on_gpu() -> Kind:
+    """Return how arrays come to the GPU, and back."""
+    return Kind(find_cupy().asarray, find_cupy().asnumpy)
+
+
+def run(make: Callable[[Any, Kind], Callable[[], Any]], case: Any) -> None:
+    """Do the call that a topic makes of a case, and wait for it."""
+    make(case, on_gpu())()
+    synchronize()
+
+
+@functools.cache
 def gpu_problem(sizes: Sizes) -> tuple[Problem, Truth, Kind]:
     """Return a problem on the GPU, what must come out, and how arrays come back."""
-    cupy = find_cupy()
-    kind = Kind(cupy.asarray, cupy.asnumpy)
+    kind = on_gpu()
     x, nodes, grad_y = map(kind.send, problem(sizes)[:3])
     _, trace = fffnb.fff_forward(x, nodes, return_trace=True)
     truth = Truth(*problem(sizes)[:2], kind.fetch(trace.leaves))
@@ -69,10 +99,10 @@ def rows(sizes: Sizes) -> Callable[[], Any]:
 
     grads = call()
     grad_x, grad_rows = truth.gradients(problem(sizes).grad_y)
-    found = kind.fetch(grads.nodes.rows)
-    np.testing.assert_array_equal(found[found >= 0], truth.rows)
+    visited, values = rows_of(grads.nodes, kind)
+    np.testing.assert_array_equal(visited, truth.rows)
     assert_close(kind.fetch(grads.x), grad_x)
-    assert_close(kind.fetch(grads.nodes.values)[found >= 0], grad_rows)
+    assert_close(values, grad_rows)
     return call
 
 
@@ -92,28 +122,6 @@ def step(sizes: Sizes) -> Callable[[], None]:
     right = before.reshape(table.shape)[truth.rows].astype(np.float64)
     assert_close(table[truth.rows], right - truth.gradients(problem(sizes).grad_y)[1])
     nodes[...] = kind.send(before)
-    return call
-
-
-@functools.cache
-def flat_forward(sizes: Sizes) -> Callable[[], Any]:
-    """Return the forward pass of the flat form, checked."""
-    from fffnb.reference.flat import nodes_of
-
-    from .flat import flat
-
-    cupy, x = find_cupy(), problem(sizes).x
-    layer = flat(sizes)[:2]
-    given = [cupy.asarray(array) for array in (x, *layer)]
-
-    def call() -> Any:
-        y = fffnb.flat_forward(*given)
-        synchronize()
-        return y
-
-    _, trace = fffnb.flat_forward(*given, return_trace=True)
-    truth = Truth(x, nodes_of(*layer), cupy.asnumpy(trace.leaves))
-    assert_close(cupy.asnumpy(call()), truth.y)
     return call
 
 
@@ -142,4 +150,64 @@ class Flat(Timed):
 
     def time_forward(self, case: str) -> None:
         """Time the whole call, checks and allocation included."""
-        flat_forward(CASES[case])()
+        run(flat.forward, CASES[case])
+
+    def time_backward_rows(self, case: str) -> None:
+        """Time the backward pass with row gradients of the y vectors."""
+        run(flat.rows, CASES[case])
+
+    def time_patterns(self, case: str) -> None:
+        """Time the forward pass with y vectors for all patterns of signs."""
+        run(flat.patterns, CASES[case])
+
+
+class Bag(Timed):
+    """The bag on the GPU."""
+
+    params = (tuple(BAGS),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        run(bag.forward, BAGS[case])
+
+    def time_backward_rows(self, case: str) -> None:
+        """Time the backward pass with row gradients."""
+        run(bag.rows, BAGS[case])
+
+
+class Keys(Timed):
+    """Product keys on the GPU."""
+
+    params = (tuple(bag.KEYS),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        run(bag.by_keys, bag.KEYS[case])
+
+
+class Leaf(Timed):
+    """The leaf form on the GPU."""
+
+    params = (tuple(leaf.CASES),)
+
+    def time_inference(self, case: str) -> None:
+        """Time hard paths, checks and allocation included."""
+        run(leaf.inference, leaf.CASES[case])
+
+    def time_training(self, case: str) -> None:
+        """Time both soft passes."""
+        run(leaf.training, leaf.CASES[case])
+
+
+class Soft(Timed):
+    """Soft training of the tree on the GPU."""
+
+    params = (("base",),)
+
+    def time_forward(self, case: str) -> None:
+        """Time the whole call, checks and allocation included."""
+        run(soft.forward, CASES[case])
+
+    def time_backward(self, case: str) -> None:
+        """Time the pass."""
+        run(soft.backward, CASES[case])

@@ -10,7 +10,7 @@ import numpy as np
 
 import fffnb
 
-from .problems import Array, Timed, assert_close
+from .problems import HOST, Array, Kind, Timed, assert_close
 
 
 class Sizes(NamedTuple):
@@ -52,42 +52,49 @@ def problem(sizes: Sizes) -> Problem:
     return Problem(x, grad_y, *fffnb.init_leaf(*sizes[:4], rng=rng))
 
 
+def sent(sizes: Sizes, kind: Kind) -> Problem:
+    """Return a problem as arrays of a kind."""
+    x, grad_y, routers, leaves = map(kind.send, problem(sizes)[:4])
+    return Problem(x, grad_y, routers, leaves, fffnb.LeafBias(*map(kind.send, problem(sizes).bias)))
+
+
 @functools.cache
-def inference(sizes: Sizes) -> Callable[[], Array]:
+def inference(sizes: Sizes, kind: Kind = HOST) -> Callable[[], Array]:
     """Return the call, checked."""
     from fffnb.reference import leaf as reference
 
     x, _, routers, leaves, bias = problem(sizes)
     truth = reference.forward(x[:CHECKED], routers, leaves, reference.Options(bias))
     clear = ~truth.ambiguous(float(np.finfo(np.float32).eps))
+    x, _, routers, leaves, bias = sent(sizes, kind)
 
     def call() -> Array:
         return fffnb.leaf_forward(x, routers, leaves, bias=bias)
 
-    assert_close(call()[:CHECKED][clear], truth.y[clear])
+    assert_close(kind.fetch(call())[:CHECKED][clear], truth.y[clear])
     return call
 
 
 @functools.cache
-def training(sizes: Sizes) -> Callable[[], fffnb.LeafGradients]:
+def training(sizes: Sizes, kind: Kind = HOST) -> Callable[[], fffnb.LeafGradients]:
     """Return a forward and a backward pass, checked."""
     from fffnb.reference import leaf as reference
 
-    x, grad_y, routers, leaves, bias = problem(sizes)
+    x, grad_y, routers, leaves, bias = sent(sizes, kind)
 
     def run(x: Array, grad_y: Array) -> tuple[Array, fffnb.LeafGradients]:
         y, trace = fffnb.leaf_forward_soft(x, routers, leaves, bias=bias, return_trace=True)
         return y, fffnb.leaf_backward_soft(grad_y, x, routers, leaves, trace, bias=bias)
 
-    some = x[:CHECKED], grad_y[:CHECKED]
-    options = reference.Options(bias, temperature=1.0)
-    y, grads = run(*some)
-    assert_close(y, reference.forward(some[0], routers, leaves, options).y)
-    right = reference.backward(some[1], some[0], routers, leaves, options)
+    y, grads = run(x[:CHECKED], grad_y[:CHECKED])
     assert grads.bias is not None
-    found = (grads.x, grads.routers, grads.leaves, *grads.bias)
-    for gradient, wanted in zip(found, right, strict=True):
-        assert_close(gradient, wanted)
+    found = (y, grads.x, grads.routers, grads.leaves, *grads.bias)
+    given, options = problem(sizes), reference.Options(problem(sizes).bias, temperature=1.0)
+    arguments = given.x[:CHECKED], given.routers, given.leaves, options
+    gradients = reference.backward(given.grad_y[:CHECKED], *arguments)
+    right = reference.forward(*arguments).y, *gradients
+    for array, wanted in zip(found, right, strict=True):
+        assert_close(kind.fetch(array), wanted)
     return lambda: run(x, grad_y)[1]
 
 

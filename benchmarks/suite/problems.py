@@ -82,6 +82,13 @@ class Kind(NamedTuple):
 HOST = Kind(np.asarray, np.asarray)
 
 
+def rows_of(gradient: Any, kind: Kind) -> tuple[Array, Array]:
+    """Return the rows and values of a row gradient, without the tail that it has on a GPU."""
+    assert isinstance(gradient, fffnb.RowGradient)
+    rows = kind.fetch(gradient.rows)
+    return rows[rows >= 0], kind.fetch(gradient.values)[rows >= 0]
+
+
 class Problem(NamedTuple):
     """A layer, a batch, the gradient that comes back, and the trace."""
 

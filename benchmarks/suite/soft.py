@@ -9,41 +9,43 @@ import numpy as np
 
 import fffnb
 
-from .problems import CASES, Array, Sizes, Timed, assert_close, problem
+from .problems import CASES, HOST, Array, Kind, Sizes, Timed, assert_close, problem
 
 TEMPERATURE = 0.5
 
 
 @functools.cache
-def forward(sizes: Sizes) -> Callable[[], tuple[Array, fffnb.SoftTrace]]:
+def forward(sizes: Sizes, kind: Kind = HOST) -> Callable[[], tuple[Array, fffnb.SoftTrace]]:
     """Return the forward pass, checked."""
     from fffnb.reference import soft as reference
 
-    x, nodes, _, _ = problem(sizes)
+    given = problem(sizes)[:2]
+    x, nodes = map(kind.send, given)
 
     def call() -> tuple[Array, fffnb.SoftTrace]:
         return fffnb.fff_forward_soft(x, nodes, temperature=TEMPERATURE, return_trace=True)
 
     options = reference.Options(temperature=TEMPERATURE)
-    assert_close(call()[0], reference.forward(x, nodes, options).y)
+    assert_close(kind.fetch(call()[0]), reference.forward(*given, options).y)
     return call
 
 
 @functools.cache
-def backward(sizes: Sizes) -> Callable[[], fffnb.Gradients]:
+def backward(sizes: Sizes, kind: Kind = HOST) -> Callable[[], fffnb.Gradients]:
     """Return the backward pass, checked."""
     from fffnb.reference import soft as reference
 
-    x, nodes, grad_y, _ = problem(sizes)
-    trace = forward(sizes)()[1]
+    given = problem(sizes).grad_y, *problem(sizes)[:2]
+    grad_y, x, nodes = map(kind.send, given)
+    trace = forward(sizes, kind)()[1]
 
     def call() -> fffnb.Gradients:
         return fffnb.fff_backward_soft(grad_y, x, nodes, trace)
 
     options = reference.Options(temperature=TEMPERATURE)
-    right = reference.backward(grad_y, x, nodes, options)[:2]
+    right = reference.backward(*given, options)[:2]
     for found, wanted in zip(call()[:2], right, strict=True):
-        assert_close(found, wanted)
+        assert_close(kind.fetch(found), wanted)
     return call
 
 
