@@ -22,7 +22,8 @@ cases = importlib.import_module("benchmarks.compare.cases")
 claims = importlib.import_module("benchmarks.compare.claims")
 cpu = importlib.import_module("benchmarks.compare.cpu")
 dense = importlib.import_module("benchmarks.compare.cpu.dense")
-forms = importlib.import_module("benchmarks.compare.forms")
+form_cases = importlib.import_module("benchmarks.compare.forms.cases")
+forms = importlib.import_module("benchmarks.compare.forms.cpu")
 layer = importlib.import_module("benchmarks.compare.cpu.layer")
 peers = importlib.import_module("benchmarks.peers")
 record = importlib.import_module("benchmarks.compare.record")
@@ -82,9 +83,11 @@ class TestTree:
 
 
 SMALL = {
+    "tree": lambda: nn.FFF(6, 5, 3),
+    "flat": lambda: nn.FlatFFF(6, 5, 3),
     "bag": lambda: nn.BagFFF(6, 5, 20, k=3),
     "keys": lambda: nn.ProductKeyFFF(6, 5, 4, k=3),
-    "leaf": lambda: nn.LeafFFF(6, 5, 2, 3),
+    "leaf": lambda: form_cases.HardLeafFFF(6, 5, 2, 3),
     "leaf_soft": lambda: nn.LeafFFF(6, 5, 2, 3),
     "tree_soft": lambda: nn.SoftFFF(nn.FFF(6, 5, 3)),
 }
@@ -131,6 +134,71 @@ def test_gradients_of_forms_are_compared():
             forms.assert_gradient(replace(gradient, values=2 * found[:2]), wanted)
     with pytest.raises(AssertionError):
         forms.assert_gradient(found, right)
+
+
+@pytest.fixture
+def gpu_forms(monkeypatch):
+    """Give the module that compares forms on a GPU, where NumPy's arrays are those of the GPU."""
+    pytest.importorskip("torch", reason="; ".join(peers.missing("torch")))
+    module = importlib.import_module("benchmarks.compare.forms.gpu")
+    monkeypatch.setattr(module, "send", np.asarray)
+    monkeypatch.setattr(module, "event_seconds", lambda call, inputs: 1.0)
+    monkeypatch.setattr(module, "CLEAR", 0.5)
+    return module
+
+
+def small(name):
+    """Return a case of the GPU and its layer, both small."""
+    case = form_cases.GPU_CASES[name]
+    options = {"k": 3} if "k" in case.options else {}
+    layer = nn.FlatFFF(6, 5, 3, rows="patterns") if "patterns" in name else SMALL[case.plain]()
+    return case._replace(batch=40, options=options), layer
+
+
+@pytest.mark.parametrize("name", [name for name in form_cases.GPU_CASES if "64" not in name])
+def test_forms_on_a_gpu_are_checked(name, gpu_forms, monkeypatch):
+    case, layer = small(name)
+    assert set(gpu_forms.measure(case, layer)) == set(gpu_forms.COLUMNS)
+    with pytest.raises(AssertionError, match="exceeds"):
+        gpu_forms.measure(case._replace(truth=lambda x, layer: np.ones((len(x), 5))), layer)
+    ways = gpu_forms.torch_forms.WAYS[case.plain]
+    for i in range(len(ways)):
+        wrong = [*ways]
+        wrong[i] = lambda *given, right=ways[i], **options: 1.001 * right(*given, **options)
+        monkeypatch.setitem(gpu_forms.torch_forms.WAYS, case.plain, wrong)
+        with pytest.raises(AssertionError, match="exceeds"):
+            gpu_forms.measure(case, layer)
+
+
+def test_wrong_gradients_of_forms_on_a_gpu_are_seen(gpu_forms, monkeypatch):
+    case, layer = small("tree, depth 12, 768 → 768")
+    backward = nn.FFF._backward
+
+    def wrong(*given, **options):
+        gradients = backward(*given, **options)
+        gradients.nodes.values[0] += 1e-3
+        return gradients
+
+    monkeypatch.setattr(nn.FFF, "_backward", staticmethod(wrong))
+    with pytest.raises(AssertionError, match="exceeds"):
+        gpu_forms.measure(case, layer)
+
+
+def test_samples_near_a_decision_are_put_aside(gpu_forms):
+    case, layer = small("tree, depth 12, 768 → 768")
+    drawn, root = np.random.default_rng(0).standard_normal((40, 6)), layer.nodes[0, 0, :6]
+    drawn[3] -= drawn[3] @ root / (root @ root) * root
+    x = gpu_forms.torch.from_numpy(drawn.copy())
+    gpu_forms.settle(x, gpu_forms.plain_forms(case, layer)[0])
+    moved = (x.numpy() != drawn).any(axis=1)
+    assert moved[3]
+    assert moved.sum() < 4
+
+
+def test_a_bag_of_positive_scores_is_that_of_fffnb(gpu_forms):
+    x, layer = gpu_forms.torch.randn(9, 6), nn.BagFFF(6, 5, 20, k=None)
+    y = gpu_forms.torch_forms.bag(x, gpu_forms.torch.from_numpy(layer.nodes), k=None)
+    np.testing.assert_allclose(y.numpy(), layer(x.numpy()), rtol=0, atol=1e-5)
 
 
 def test_clear_paths_are_clear_to_the_reference(tiny):

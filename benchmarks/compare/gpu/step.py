@@ -114,12 +114,12 @@ def check_gradients(layer: Layer, tree: Tree) -> None:
     assert_near(nodes - updated, grad_nodes, PEER_BOUND)
 
 
-def dense_rows(gradient: Any, nodes: Tensor) -> Tensor:
-    """Return a row gradient as a tensor like nodes."""
-    n = int(gradient.count)
-    rows = torch.zeros_like(nodes)
-    rows.view(-1, nodes.shape[2])[gradient.rows[:n].long()] = gradient.values[:n]
-    return rows
+def dense_rows(gradient: Any, table: Tensor) -> Tensor:
+    """Return a row gradient as a tensor like the table."""
+    rows, values = (torch.as_tensor(part) for part in (gradient.rows, gradient.values))
+    n, dense = int(gradient.count), torch.zeros_like(table)
+    dense.view(-1, table.shape[-1])[rows[:n]] = values[:n]
+    return dense
 
 
 def dense_times(case: Case, layer: Layer) -> dict[str, float | None]:

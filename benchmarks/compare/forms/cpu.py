@@ -11,115 +11,23 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fffnb import RowGradient, nn
 from fffnb.cli.report import duration, table
 
-from ..peers import installed, missing, numpy_forms
-from ..suite.problems import assert_close
-from . import record
-from .cpu import threads
-from .cpu.timing import timed
+from ...peers import installed, missing, numpy_forms
+from ...suite.problems import assert_close
+from .. import record
+from ..cpu import threads
+from ..cpu.timing import timed
+from .cases import CASES, CHECKED, INPUTS, Array, Case, ordered
 
-Array = NDArray[Any]
-
-#: Samples compared with the reference; the inputs of a case; and the rate of steps.
-CHECKED, INPUTS, LR = 8, 4, 1e-6
-
-
-class Case(NamedTuple):
-    """A layer, how it is written plainly, and a batch.
-
-    Attributes
-    ----------
-    make : function
-        Makes the layer.
-    plain : str
-        The name of its functions in `numpy_forms` and `torch_forms`.
-    truth : function
-        From x and the layer to the right output.
-    batch : int
-        Samples.
-    soft : bool
-        Whether the forward pass is the one that trains; else it is that of a call.
-    steps : bool
-        Whether to train.
-    options : dict
-        What the plain functions take by keyword.
-    """
-
-    make: Callable[[], Any]
-    plain: str
-    truth: Callable[[Array, Any], Array]
-    batch: int
-    soft: bool = False
-    steps: bool = True
-    options: Mapping[str, int] = {}
-
-
-def true_bag(x: Array, layer: nn.BagFFF) -> Array:
-    """Return the output of a bag."""
-    from fffnb.reference import bag
-
-    return bag.forward(x, layer.nodes, layer.k).y
-
-
-def true_keys(x: Array, layer: nn.ProductKeyFFF) -> Array:
-    """Return the output of product keys, from the sums of all pairs."""
-    rows = []
-    for sample in x.astype(np.float64):
-        halves = np.split(sample, 2)
-        sums = np.add.outer(
-            *(each @ half for each, half in zip(layer.keys[0], halves, strict=True))
-        )
-        chosen = np.argsort(sums, axis=None)[-layer.k :]
-        rows.append(sums.ravel()[chosen] @ layer.y_vectors[chosen])
-    return np.stack(rows)
-
-
-def true_leaf(x: Array, layer: nn.LeafFFF, temperature: float | None = None) -> Array:
-    """Return the output of the leaf form, by hard paths without a temperature."""
-    from fffnb.reference import leaf
-
-    options = leaf.Options(layer.bias, temperature=temperature)
-    return leaf.forward(x, layer.routers, layer.leaves, options).y
-
-
-def true_tree(x: Array, layer: nn.SoftFFF) -> Array:
-    """Return the soft output of a tree."""
-    from fffnb.reference import soft
-
-    return soft.forward(x, layer.nodes, soft.Options(temperature=1.0)).y
-
-
-def _bag(n_nodes: int) -> Case:
-    """Return a bag of the widths of UltraFastBERT's layer."""
-    make = functools.partial(nn.BagFFF, 768, 768, n_nodes, k=8)
-    return Case(make, "bag", true_bag, 128, options={"k": 8})
-
-
-LEAF = functools.partial(nn.LeafFFF, 784, 10, 4, 8)
-SOFT_LEAF = functools.partial(true_leaf, temperature=1.0)
-
-CASES = {
-    "bag, 8 of 64, 768 → 768": _bag(64),
-    "bag, 8 of 4,096, 768 → 768": _bag(4096),
-    "keys, 16 of 2^20, 256 → 256": Case(
-        functools.partial(nn.ProductKeyFFF, 256, 256, 1024, k=16),
-        *("keys", true_keys, 128),
-        options={"k": 16},
-    ),
-    "leaf, hard, 16 × 8, 784 → 10": Case(LEAF, "leaf", true_leaf, 2048, steps=False),
-    "leaf, soft, 16 × 8, 784 → 10": Case(LEAF, "leaf_soft", SOFT_LEAF, 2048, soft=True),
-    "tree, soft, depth 12, 768 → 768": Case(
-        lambda: nn.SoftFFF(nn.FFF(768, 768, 12)), "tree_soft", true_tree, 128, soft=True
-    ),
-}
+#: The rate of steps.
+LR = 1e-6
 
 #: The columns of times, and which are multiples of which.
 COLUMNS = ("forward", "numpy", "torch", "step", "torch_step")
@@ -168,7 +76,7 @@ def in_torch(case: Case, layer: Any, inputs: Array, grad_y: Array) -> dict[str, 
     """Return the times of PyTorch, and those of steps, which it makes sure of."""
     import torch
 
-    from ..peers import torch_forms
+    from ...peers import torch_forms
 
     function = functools.partial(getattr(torch_forms, case.plain), **case.options)
     form = torch_forms.Form(function, list(layer.parameters.values()), lr=LR)
@@ -181,7 +89,7 @@ def in_torch(case: Case, layer: Any, inputs: Array, grad_y: Array) -> dict[str, 
         return seconds
     grad_x, gradients = layer.backward(grad_y, trace, sparse=True)
     right = form.gradients(tensors[0], grad)
-    for found, wanted in zip((grad_x, *_ordered(layer, gradients)), right, strict=True):
+    for found, wanted in zip((grad_x, *ordered(layer, gradients)), right, strict=True):
         assert_gradient(found, wanted)
     optimizer = nn.SGD(layer.parameters, lr=LR)
 
@@ -191,11 +99,6 @@ def in_torch(case: Case, layer: Any, inputs: Array, grad_y: Array) -> dict[str, 
     seconds["step"] = timed(step, turn)
     seconds["torch_step"] = timed(functools.partial(form.step, grad_y=grad), there)
     return seconds
-
-
-def _ordered(layer: nn.Layer, gradients: Mapping[str, Any]) -> list[Any]:
-    """Return gradients in the order of the parameters."""
-    return [gradients[name] for name in layer.parameters]
 
 
 def assert_gradient(found: Any, wanted: Any) -> None:
