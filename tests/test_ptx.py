@@ -196,7 +196,7 @@ def call_leaf(n_in, n_out, depth, width, batch, dtype):
     bias = fffnb.LeafBias(*(Array(shape, dtype) for shape in biases))
     given = Nowhere(), x, *layer
     _, trace = leaf_cuda.forward(*given, bias, "gelu", None, return_trace=True)
-    leaf_cuda.backward(given[0], grad_y, *given[1:], trace, sparse=False)
+    leaf_cuda.backward(given[0], grad_y, *given[1:], trace, sparse=True)
     options = 1.0, "smooth_step", 0.0, None, bias, "gelu"
     _, trace = leaf_soft_cuda.forward(*given, *options, return_trace=True)
     leaf_soft_cuda.backward(given[0], grad_y, *given[1:], trace, bias, None)

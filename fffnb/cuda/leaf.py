@@ -9,17 +9,18 @@ from . import leaf_group, leaf_sum
 from .launch import KEPT, Call
 from .layer import FEWEST
 from .leaf_group import Leaves, descend, meet, mix
-from .leaf_sum import find_leaves, gradient_columns, sum_leaves
+from .leaf_sum import find_leaves, gradient_columns, name_neurons, sum_leaves
 from .order import sort_by_leaf
+from .steps import list_visits
 from .tree import Operand, by_batch, held
 from .tree_mix import slices
 
-__all__ = ["Leaves", "backward", "forward"]
+__all__ = ["Leaves", "backward", "forward", "n_places"]
 
 #: Samples that a team takes: few where the batch is small and would not fill the device.
 GROUPS = {1: 1, 1024: 2, 4096: 4}
 
-#: Threads of a block that looks for leaves.
+#: Threads of a block that looks for leaves, or lists their neurons.
 BLOCK = 64
 
 
@@ -45,31 +46,59 @@ def forward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..
     return run
 
 
+def n_places(n_leaves: int, batch: int, n_trees: int) -> int:
+    """Return how many leaves a batch may visit."""
+    return n_trees * min(n_leaves, batch)
+
+
 @functools.lru_cache(KEPT)
-def backward(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..., None]:
+def backward(
+    layer: Leaves, batch: int, n_trees: int, device: int, sparse: bool
+) -> Callable[..., None]:
     """Return run(...), a backward pass made ready.
 
-    ``run(call, grad_y, x, table, scores, leaves, grad_x, neurons, hidden, outputs)`` writes the
-    gradients of x, of the table and of the biases of neurons and outputs.
+    ``run(call, grad_y, x, table, scores, leaves, grad_x, neurons, hidden, outputs, *lists)`` writes
+    the gradients of x, of the table and of the biases of neurons and outputs; if it is `sparse`,
+    those of the visited leaves, and `lists`: see `list_leaves`.
     """
     sort = sort_by_leaf(batch, n_trees, layer.n_leaves - 1, device)
     met, mixed = _passes(layer, batch, n_trees, device, True)
     n_starts, kernel = layer.n_leaves + 1, find_leaves(layer.n_leaves, BLOCK)
     find = kernel.bind(device, (-(-n_starts // BLOCK), n_trees, 1), BLOCK)
-    kernel, threads = sum_leaves(layer)
+    kernel, threads = sum_leaves(layer, sparse)
     blocks = -(-gradient_columns(layer) // (FEWEST * layer.length))
     _, n_tiles = layer.tiles(leaf_sum.SUMMED)
-    summed = kernel.bind(device, (layer.n_leaves, n_trees * n_tiles, blocks), threads)
+    n_owners = n_places(layer.n_leaves, batch, n_trees) if sparse else n_trees * layer.n_leaves
+    summed = kernel.bind(device, (n_owners, n_tiles, blocks), threads)
+    listing = list_leaves(layer, batch, n_trees, device) if sparse else None
 
     def run(call: Call, *arrays: Operand) -> None:
-        grad_y, x, table, scores, leaves, grad_x, *grads = arrays
+        grad_y, x, table, scores, leaves, grad_x, neurons, hidden, outputs, *lists = arrays
         keys, n_visits = sort(call, leaves), batch * n_trees * layer.width
         coefs, slopes = call.take(n_visits, layer.kind), call.take(n_visits, layer.kind)
         met(call.stream, keys, grad_y, table, table, scores, coefs, slopes, batch, n_trees)
         mixed(call.stream, keys, leaves, slopes, table, table, grad_x, batch, n_trees)
         starts = call.take(n_trees * n_starts, "int64")
         find(call.stream, keys, starts, batch)
-        summed(call.stream, keys, starts, x, grad_y, coefs, slopes, *grads, batch, n_trees)
+        listed, grads = starts, (neurons, hidden, outputs)
+        if listing is not None:
+            listing(call, keys, *lists)
+            listed = lists[0]
+        summed(call.stream, keys, starts, listed, x, grad_y, coefs, slopes, *grads, n_trees)
+
+    return run
+
+
+def list_leaves(layer: Leaves, batch: int, n_trees: int, device: int) -> Callable[..., None]:
+    """Return run(call, keys, leaves, count, neurons, n_neurons), which lists what is visited."""
+    n, width = n_places(layer.n_leaves, batch, n_trees), layer.width
+    listed = list_visits(layer.n_leaves, 1, batch, n_trees, n, device)
+    name = name_neurons(width, BLOCK).bind(device, (-(-n * width // BLOCK), 1, 1), BLOCK)
+
+    def run(call: Call, keys: Operand, *lists: Operand) -> None:
+        leaves, count, neurons, n_neurons = lists
+        listed(call, keys, leaves, count)
+        name(call.stream, leaves, count, neurons, n_neurons, n)
 
     return run
 

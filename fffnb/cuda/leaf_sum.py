@@ -43,14 +43,32 @@ def find_leaves(n_leaves, block):
 
 
 @functools.cache
-def sum_leaves(layer):
+def name_neurons(width, block):
+    """Return the kernel that lists the neurons of listed leaves, and counts them.
+
+    The list of leaves ends with -1 for each place that the visits leave, and so does theirs.
+    """
+
+    def body(listed, count, neurons, n_neurons, n_places):
+        i = cuda.blockIdx.x * block + cuda.threadIdx.x
+        if i < n_places * width:
+            leaf = listed[i // width]
+            neurons[i] = leaf * width + i % width if leaf >= 0 else -1
+        if i == 0:
+            n_neurons[0] = count[0] * width
+
+    return Kernel(body, "float32", ("int64", "int64", "int64", "int64", "int"))
+
+
+@functools.cache
+def sum_leaves(layer, by_place):
     """Return the kernel that writes the gradients of neurons and of their biases.
 
     A block sums some columns of some neurons of a leaf, those of the bias last; its teams share the
     visits of the leaf, of which `starts` (n_trees, n_leaves + 1) tell the places among the keys.
-    What nobody visits is zero.
+    What nobody visits is zero; `by_place` only what is `listed` is written, in its order.
     """
-    lanes, teams, length, (held, n_tiles) = FEWEST, SHARES, layer.length, layer.tiles(SUMMED)
+    lanes, teams, length, held = FEWEST, SHARES, layer.length, layer.tiles(SUMMED)[0]
     real, mask, ahead, threads = REAL[layer.kind], SAMPLE, AHEAD, FEWEST * SHARES
     load, store = mover(layer.kind, length)
     together = vector_length(layer.kind, layer.width, held)
@@ -79,18 +97,21 @@ def sum_leaves(layer):
             total += peek(room, j * threads + u * lanes + thread % lanes)
         return total
 
-    def body(keys, starts, x, grad_y, coefs, slopes, neurons, hidden, outputs, batch, n_trees):
+    def body(keys, starts, listed, x, grad_y, coefs, slopes, neurons, hidden, outputs, n_trees):
         room = cuda.shared.array(n_room, real)
         values = cuda.local.array(n_values, real)
         weights = cuda.local.array(n_weights, real)
         sums = cuda.local.array(n_sums, real)
         whole = cuda.local.array(length, real)
         samples = cuda.local.array(ahead, int64)
-        thread, leaf, t = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y // n_tiles
-        team, m0 = thread // lanes, cuda.blockIdx.y % n_tiles * held
+        thread, own = cuda.threadIdx.x, int64(cuda.blockIdx.x)
+        team, m0 = thread // lanes, cuda.blockIdx.y * held
         column = (cuda.blockIdx.z * lanes + thread % lanes) * length
-        place = t * (n_leaves + 1) + leaf
-        begin, end = starts[place], starts[place + 1]
+        leaf = listed[own] if by_place else own
+        if leaf < 0:
+            return
+        t = leaf // n_leaves
+        begin, end = starts[leaf + t], starts[leaf + t + 1]
         for j in range(n_sums):
             sums[j] = real(0)
         for k in range(length):
@@ -121,7 +142,6 @@ def sum_leaves(layer):
         cuda.syncthreads()
         if column >= n_columns:
             return
-        own = t * n_leaves + leaf
         for m in range(team, min(held, width - m0), teams):
             for k in range(length):
                 values[k] = total_of(room, m * length + k, thread)
@@ -135,7 +155,7 @@ def sum_leaves(layer):
                 values[k] = total_of(room, n_sums + k, thread)
             store(outputs, own * n_out + column - n_in, values, 0)
 
-    signature = ("int64", "int64", *["real"] * 7, "int", "int")
+    signature = ("int64", "int64", "int64", *["real"] * 7, "int")
     return Kernel(body, layer.kind, signature), threads
 
 

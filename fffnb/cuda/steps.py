@@ -52,21 +52,20 @@ def n_places(layer: Layer, batch: int, n_trees: int) -> int:
 
 @functools.lru_cache(KEPT)
 def list_visits(
-    layer: Layer, batch: int, n_trees: int, places: int, device: int
+    rows: str | int, depth: int, batch: int, n_trees: int, places: int, device: int
 ) -> Callable[..., Operand]:
-    """Return run(call, keys, rows, count), which lists the visited rows in so many `places`.
+    """Return run(call, keys, listed, count), which lists the visited `rows` in so many `places`.
 
     It returns the place of each sample's rows among them.
     """
-    depth, rows = layer.depth, layer.rows
     number = number_runs(rows, RUN_BLOCK).bind(device, (depth, n_trees, 1), RUN_BLOCK)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
-    listed, n_runs = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK), n_trees * depth
+    name, n_runs = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK), n_trees * depth
 
-    def run(call: Call, keys: Operand, rows: Operand, count: Operand) -> Operand:
+    def run(call: Call, keys: Operand, listed: Operand, count: Operand) -> Operand:
         slots, counts = call.take(n_runs * batch, "int64"), call.take(n_runs, "int64")
         number(call.stream, keys, slots, counts, batch, depth)
-        listed(call.stream, keys, slots, counts, rows, count, batch, depth, places)
+        name(call.stream, keys, slots, counts, listed, count, batch, depth, places)
         return slots
 
     return run
@@ -117,7 +116,7 @@ def step_bias(
     `gradient` has one number for each row.
     """
     n_rows = n_places(layer, batch, n_trees)
-    listed = list_visits(layer, batch, n_trees, n_rows, device)
+    listed = list_visits(layer.rows, layer.depth, batch, n_trees, n_rows, device)
     step = step_rows(layer.kind, 1, n_rows, 1, device, kind, False)
 
     def run(call: Call, keys: Operand, bias: Operand, gradient: Operand, rule: Rule) -> None:

@@ -177,7 +177,7 @@ def leaf_backward(
         Return the gradients of the leaves and of their biases as `RowGradient`, which holds the
         visited leaves alone: at most batch · n_trees, however many there are. The rows of `leaves`
         are hidden neurons, ``(tree * n_leaves + leaf) * width + neuron``, those of the biases are
-        leaves, ``tree * n_leaves + leaf``. On the CPU alone.
+        leaves, ``tree * n_leaves + leaf``. On a GPU there are as many as the batch might visit.
 
     Returns
     -------

@@ -20,6 +20,7 @@ from .leaf_trace import (
     check_leaf_width,
     check_router_shape,
 )
+from .rules import RowGradient
 from .running import Running
 from .soft_cuda import clear
 from .trace import activation_code
@@ -110,32 +111,54 @@ def backward(
     kind: Kind, grad_y: Any, x: Any, routers: Any, leaves: Any, trace: LeafTrace, sparse: bool
 ) -> LeafGradients:
     """Do what `leaf_backward` says."""
-    if sparse:
-        raise ValueError("sparse must be False where routers are on a GPU, got True")
     arrays = checked(kind, x, routers, leaves, None)
     check_leaf_origin(trace, arrays[0].shape, arrays[2])
     plan = plan_of(*arrays, ACTIVATIONS.index(trace.activation), trace.has_bias)
     table, at = plan.table, kind.address
     check_grad_y(grad_y, kind, plan)
     check_paths(kind.facts(trace.scores), kind.facts(trace.leaves), kind, table, plan.lead)
-    shapes = bias_shapes(table.shape, plan.leaves_shape)[1:]
-    make = functools.partial(kind.empty, dtype=table.dtype, like=routers)
-    grad_x, grad_leaves = make((*plan.lead, plan.n_in)), make(plan.leaves_shape)
-    biases = [make(shape) for shape in shapes] if trace.has_bias else []
+    grad_x = kind.empty((*plan.lead, plan.n_in), table.dtype, routers)
+    grads, lists = new_gradients(kind, plan, routers, sparse)
     with Running(kind, routers, table.device) as call:
         if plan.batch == 0:
-            clear(call, grad_leaves, *biases)
+            clear(call, *(lists[1::2] if sparse else grads))  # the counts
         else:
             given = [at(array) for array in (grad_y, x, leaves)]
-            results = [at(array) for array in (grad_x, grad_leaves, *biases)]
+            results = [at(array) for array in (grad_x, *grads)]
             layer = plan.leaf_layer(*given, *results)
-            if not biases:
+            if not trace.has_bias:
                 results += 2 * results[:1]
-            run = cuda.leaf.backward(layer, plan.batch, table.shape[0], table.device)
-            run(call, *given, at(trace.scores), at(trace.leaves), *results)
+            run = cuda.leaf.backward(layer, plan.batch, table.shape[0], table.device, sparse)
+            run(call, *given, at(trace.scores), at(trace.leaves), *results, *map(at, lists))
+    if sparse:
+        ends, count, neurons, n_neurons = lists
+        named = (neurons, n_neurons), (ends, count), (ends, count)
+        grads = [
+            RowGradient(rows, values, None, n)
+            for (rows, n), values in zip(named, grads, strict=False)
+        ]
     return LeafGradients(
-        grad_x, None, grad_leaves, LeafBias(None, *biases) if trace.has_bias else None
+        grad_x, None, grads[0], LeafBias(None, *grads[1:]) if trace.has_bias else None
     )
+
+
+def new_gradients(
+    kind: Kind, plan: LeafPlan, like: Any, sparse: bool
+) -> tuple[list[Any], list[Any]]:
+    """Return new gradients of leaves and their biases; if they are `sparse`, new lists of rows.
+
+    These are leaves, their count, hidden neurons, and their count.
+    """
+    n_trees, n_leaves, width, size = plan.leaves_shape
+    n = cuda.leaf.n_places(n_leaves, plan.batch, n_trees)
+    forest = (n,) if sparse else (n_trees, n_leaves)
+    neurons = (n * width,) if sparse else (n_trees, n_leaves, width)
+    shapes = [(*neurons, size), (*forest, width), (*forest, plan.n_out)]
+    grads = [
+        kind.empty(shape, plan.table.dtype, like) for shape in shapes[: 3 if plan.has_bias else 1]
+    ]
+    lengths = (n, 1, n * width, 1) if sparse else ()
+    return grads, [kind.empty((length,), "int64", like) for length in lengths]
 
 
 def checked(

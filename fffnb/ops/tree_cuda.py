@@ -114,7 +114,7 @@ def gather(call: Running, plan: Plan, layer: Any, visits: Any, sparse: bool) -> 
         slots = None
         if sparse:
             sizes = met.batch, met.n_trees, met.n_places
-            listed = cuda.steps.list_visits(layer, *sizes, device)
+            listed = cuda.steps.list_visits(layer.rows, layer.depth, *sizes, device)
             slots = listed(call, visits.keys, kind.address(rows), kind.address(count))
         store_rows(call, plan, layer, visits, values, bias, slots)
     if not sparse:

@@ -64,6 +64,25 @@ def test_the_hard_form_equals_the_reference(dtype, kind, tiles):
         triples = [triple for triple in triples if triple[0] is not None]
         assert_near([(kind.get(y), truth.y, truth.size), *triples], BOUND[dtype])
         assert all(found.dtype == dtype for found, *_ in triples)
+        sparse = fffnb.leaf_backward(kind.put(grad_y), *on_device, trace, sparse=True)
+        assert_same_rows(kind, sparse, grads, truth.leaves)
+
+
+def assert_same_rows(kind, sparse, dense, ends):
+    """Assert that row gradients are the rows of dense ones that samples visit."""
+    np.testing.assert_array_equal(kind.get(sparse.x), kind.get(dense.x))
+    n_trees, n_leaves, width, size = dense.leaves.shape
+    visited = np.unique(ends + n_leaves * np.arange(n_trees))
+    neurons = (visited[:, None] * width + np.arange(width)).ravel()
+    pairs = [(sparse.leaves, kind.get(dense.leaves).reshape(-1, size), neurons)]
+    for rows, whole in zip((sparse.bias or ())[1:], (dense.bias or ())[1:], strict=True):
+        pairs += [(rows, kind.get(whole).reshape(n_trees * n_leaves, -1), visited)]
+    for rows, whole, wanted in pairs:
+        listed, n = kind.get(rows.rows), len(wanted)
+        assert kind.get(rows.count).tolist() == [n]
+        np.testing.assert_array_equal(listed[:n], wanted)
+        assert (listed[n:] == -1).all() and len(listed) == len(rows.values)
+        np.testing.assert_array_equal(kind.get(rows.values)[:n], whole[wanted])
 
 
 def everything(kind, given, bias, grad_y):
@@ -107,7 +126,10 @@ def test_any_leading_axes(lead, kind):
     def results(x, grad_y):
         given = put(kind, (x, *layer))
         y, trace = fffnb.leaf_forward(*given, bias=bias, return_trace=True)
-        grads = listed(fffnb.leaf_backward(kind.put(grad_y), *given, trace))
+        dense = fffnb.leaf_backward(kind.put(grad_y), *given, trace)
+        sparse = fffnb.leaf_backward(kind.put(grad_y), *given, trace, sparse=True)
+        assert_same_rows(kind, sparse, dense, kind.get(trace.leaves).reshape(-1, 2))
+        grads = listed(dense)
         return [*got(kind, (y, trace.scores, trace.leaves, grads[0])), *got(kind, grads[2:])]
 
     ends = (4,), (2, 3), (2,), (5,)
@@ -156,7 +178,6 @@ def test_backward_refuses(kind):
         ({"trace": other}, ValueError, "trace must come from routers and leaves of shapes"),
         ({"trace": trace._replace(scores=y)}, ValueError, "trace.scores must have shape"),
         ({"grad_y": given[0]}, ValueError, r"grad_y must have shape \(5, 2\)"),
-        ({"sparse": True}, ValueError, "sparse must be False where routers are on a GPU"),
     ):
         names = "x", "routers", "leaves"
         arguments = {"grad_y": y, **dict(zip(names, given, strict=True)), "trace": trace, **change}
