@@ -188,8 +188,8 @@ def test_samples_near_a_decision_are_put_aside(gpu_forms):
     case, layer = small("tree, depth 12, 768 → 768")
     drawn, root = np.random.default_rng(0).standard_normal((40, 6)), layer.nodes[0, 0, :6]
     drawn[3] -= drawn[3] @ root / (root @ root) * root
-    x = gpu_forms.torch.from_numpy(drawn.copy())
-    gpu_forms.settle(x, gpu_forms.plain_forms(case, layer)[0])
+    x, grad_y = map(gpu_forms.torch.from_numpy, (drawn.copy(), np.ones((40, 5))))
+    gpu_forms.settle(x, gpu_forms.plain_forms(case, layer)[0], grad_y)
     moved = (x.numpy() != drawn).any(axis=1)
     assert moved[3]
     assert moved.sum() < 4

@@ -33,7 +33,7 @@ from .cases import CHECKED, GPU_CASES, INPUTS, Array, Case, ordered
 BATCHES, PASSES = (128, 4096), 3
 
 #: How far samples are moved to see whether rounding could send them elsewhere, how many times as
-#: far outputs move when it does, and the least share of samples that must stay where they are.
+#: far results move when it does, and the least share of samples that must stay where they are.
 SHIFT, JUMP, CLEAR = 1e-4, 100, 0.9
 
 #: The columns of times, and the line of a table.
@@ -73,7 +73,7 @@ def measure(case: Case, layer: Any) -> dict[str, float]:
     *tensors, grad = map(torch.as_tensor, (*inputs, grad_y))
     there = layer.with_parameters({name: send(each) for name, each in layer.parameters.items()})
     exact, *forms = plain_forms(case, there)
-    settle(tensors[0], exact)
+    settle(tensors[0], exact, grad)
     ours = way_of(there, case.soft, inputs, grad_y)
     plain = [
         Way(form.forward, functools.partial(form.gradients, grad_y=grad), tensors) for form in forms
@@ -113,13 +113,18 @@ def way_of(layer: Any, soft: bool, inputs: Sequence[Any], grad_y: Any) -> Way:
     return Way(forward, both, inputs)
 
 
-def settle(x: Tensor, exact: torch_forms.Form) -> None:
+def settle(x: Tensor, exact: torch_forms.Form, grad_y: Tensor) -> None:
     """Put other samples in the place of those that rounding could send elsewhere."""
+
+    def results(samples: Tensor) -> Tensor:
+        gradients: list[Any] = exact.gradients(samples, grad_y.double())
+        return torch.cat([exact.forward(samples), gradients[0]], dim=1)
+
     samples, generator = x.double(), torch.Generator(x.device).manual_seed(0)
     shift = torch.randn(x.shape, generator=generator, device=x.device, dtype=samples.dtype)
-    y, clear = exact.forward(samples), torch.ones(len(x), dtype=torch.bool, device=x.device)
+    right, clear = results(samples), torch.ones(len(x), dtype=torch.bool, device=x.device)
     for moved in (samples + SHIFT * shift, samples - SHIFT * shift):
-        clear &= (exact.forward(moved) - y).norm(dim=1) <= JUMP * SHIFT * y.norm(dim=1)
+        clear &= (results(moved) - right).norm(dim=1) <= JUMP * SHIFT * right.norm(dim=1)
     n = int(clear.sum())
     assert n >= CLEAR * len(x), f"only {n} of {len(x)} samples are nowhere near to a decision"
     x[~clear] = x[clear][: len(x) - n]
