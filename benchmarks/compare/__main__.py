@@ -70,7 +70,7 @@ def compare_forms(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 def gpu_or_exit(parser: argparse.ArgumentParser) -> Any:
     """Return what compares on a GPU, or end where PyTorch finds none."""
     if not gpu_found():
-        parser.exit(2, "a GPU is compared by PyTorch, which needs a CUDA device that it can use.\n")
+        parser.exit(2, "comparing on a GPU needs PyTorch and a CUDA device that it can use.\n")
     from . import gpu
 
     return gpu

@@ -93,12 +93,12 @@ def list_leaves(layer: Leaves, batch: int, n_trees: int, device: int) -> Callabl
     """Return run(call, keys, leaves, count, neurons, n_neurons), which lists what is visited."""
     n, width = n_places(layer.n_leaves, batch, n_trees), layer.width
     listed = list_visits(layer.n_leaves, 1, batch, n_trees, n, device)
-    name = name_neurons(width, BLOCK).bind(device, (-(-n * width // BLOCK), 1, 1), BLOCK)
+    naming = name_neurons(width, BLOCK).bind(device, (-(-n * width // BLOCK), 1, 1), BLOCK)
 
     def run(call: Call, keys: Operand, *lists: Operand) -> None:
         leaves, count, neurons, n_neurons = lists
         listed(call, keys, leaves, count)
-        name(call.stream, leaves, count, neurons, n_neurons, n)
+        naming(call.stream, leaves, count, neurons, n_neurons, n)
 
     return run
 

@@ -60,12 +60,12 @@ def list_visits(
     """
     number = number_runs(rows, RUN_BLOCK).bind(device, (depth, n_trees, 1), RUN_BLOCK)
     grid = (-(-batch // LIST_BLOCK), depth, n_trees)
-    name, n_runs = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK), n_trees * depth
+    listing, n_runs = list_rows(rows, LIST_BLOCK).bind(device, grid, LIST_BLOCK), n_trees * depth
 
     def run(call: Call, keys: Operand, listed: Operand, count: Operand) -> Operand:
         slots, counts = call.take(n_runs * batch, "int64"), call.take(n_runs, "int64")
         number(call.stream, keys, slots, counts, batch, depth)
-        name(call.stream, keys, slots, counts, listed, count, batch, depth, places)
+        listing(call.stream, keys, slots, counts, listed, count, batch, depth, places)
         return slots
 
     return run

@@ -125,11 +125,8 @@ def _flat(rows: Literal["nodes", "patterns"]) -> Case:
 
 LEAF = functools.partial(nn.LeafFFF, 784, 10, 4, 8)
 SOFT_LEAF = functools.partial(true_leaf, temperature=1.0)
-KEYS = Case(
-    functools.partial(nn.ProductKeyFFF, 256, 256, 1024, k=16),
-    *("keys", true_keys),
-    options={"k": 16},
-)
+MAKE_KEYS = functools.partial(nn.ProductKeyFFF, 256, 256, 1024, k=16)
+KEYS = Case(MAKE_KEYS, "keys", true_keys, options={"k": 16})
 SOFT_TREE = Case(lambda: nn.SoftFFF(nn.FFF(768, 768, 12)), "tree_soft", true_soft_tree, soft=True)
 
 CASES = {
@@ -146,7 +143,7 @@ SMOOTH = "gelu"
 LARGE_LEAF = functools.partial(nn.LeafFFF, 768, 768, 4, 32, activation=SMOOTH)
 HARD_LEAF = functools.partial(HardLeafFFF, 768, 768, 4, 32, activation=SMOOTH)
 
-#: What is compared on a GPU, each with batches of its own choice.
+#: What is compared on a GPU, in batches of several sizes.
 GPU_CASES = {
     "tree, depth 12, 768 → 768": Case(functools.partial(nn.FFF, 768, 768, 12), "tree", true_tree),
     "flat, depth 12, 768 → 768": _flat("nodes"),
