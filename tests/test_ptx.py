@@ -13,6 +13,7 @@ import pytest
 import fffnb
 from fffnb.ops import (
     bag_cuda,
+    balance_cuda,
     flat_cuda,
     keys_cuda,
     leaf_cuda,
@@ -38,7 +39,8 @@ steps = importlib.import_module("fffnb.cuda.steps")
 TREE = {"leap", "walk", "scout", "mix", "slopes", "step_chunks", "step_parts"}
 SOFT = {"share_out", "collect", "sum_chunks"}
 LEAF = {"descend", "meet", "mix", "sum_leaves"}
-HOT = TREE | LEAF | SOFT | {"choose", "choose_pairs", "product"}
+BALANCE = {"count_turns", "weigh_turns", "move_bias"}
+HOT = TREE | LEAF | SOFT | BALANCE | {"choose", "choose_pairs", "product"}
 CAPABILITY = (9, 0)
 
 #: Of a block, as every GPU has it.
@@ -202,6 +204,17 @@ def call_leaf(n_in, n_out, depth, width, batch, dtype):
     leaf_soft_cuda.backward(given[0], grad_y, *given[1:], trace, bias, None)
 
 
+def call_balance(depth, batch, dtype):
+    """Call the loss of a tree's trace, and move its bias."""
+    shape = 1, 2**depth - 1, 9
+    trace = fffnb.Trace(
+        Array((batch, 1, depth), dtype), Array((batch, 1), "int32"), "gelu", True, shape, 4
+    )
+    origin = balance_cuda.Origin("nodes", shape, depth, depth - 1)
+    balance_cuda.loss(Nowhere(), trace, origin, 1.0)
+    balance_cuda.move_bias(Nowhere(), Array(shape[:2], dtype), trace, origin, 0.1)
+
+
 compiled = {}
 
 
@@ -299,15 +312,16 @@ def test_product_keys_load_vectors_and_stay_in_registers(started):
         (call_positive, (768, 768, 4096, 4096, "float32"), {"product"}),
         (call_soft, (784, 500, 8, 128, "float64"), SOFT),
         (call_leaf, (768, 768, 8, 32, 16384, "float32"), LEAF),
+        (call_balance, (12, 4096, "float32"), BALANCE),
     ],
 )
-def test_dense_passes_and_leaves_stay_in_registers(call_form, sizes, names, started):
+def test_dense_passes_leaves_and_balance_stay_in_registers(call_form, sizes, names, started):
     call_form(*sizes)
     kernels = {name_of(kernel): kernel for kernel in started}  # the last, which go back
     for name in names:
         code = ptx(kernels[name])
         assert f"{name}: {stray(kernels[name], code)}" == f"{name}: []"
-        assert name in SOFT or "ld.global.v4.f32" in code
+        assert name not in LEAF or "ld.global.v4.f32" in code
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

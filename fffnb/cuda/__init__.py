@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import (
         bag,
         bag_positive,
+        balance,
         flat,
         keys,
         launch,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
         tree,
     )
 
-__all__ = ["bag", "bag_positive", "flat", "keys", "launch", "leaf", "leaf_soft", "soft", "steps"]
-__all__ += ["straight", "support", "tree"]
+__all__ = ["bag", "bag_positive", "balance", "flat", "keys", "launch", "leaf", "leaf_soft", "soft"]
+__all__ += ["steps", "straight", "support", "tree"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..nodes import count_flat_rows, depth_of
+from . import balance_cuda
 from .arrays import Array, check_native, check_number, check_shape, check_writeable
+from .balance_cuda import Origin
+from .device import Kind, kind_of
 from .flat_trace import FlatTrace
 from .trace import Trace, check_paths
 
@@ -58,7 +61,7 @@ def balance_loss(trace: Trace | FlatTrace, *, weight: float = 1.0) -> tuple[floa
     Returns
     -------
     loss : float
-        The loss.
+        The loss. From a trace on a GPU it is an array of shape () there.
     grad_scores : ndarray, shape and dtype of trace.scores
         Its gradient, for the argument of that name of `fff_backward` or `flat_backward`; zero on
         the last level, unless that chooses y vectors of patterns.
@@ -66,8 +69,8 @@ def balance_loss(trace: Trace | FlatTrace, *, weight: float = 1.0) -> tuple[floa
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong kind, `trace` is on a GPU or holds no sample, or its trees have
-        only one level.
+        If an argument is of a wrong kind, `trace` holds no sample, or its trees have only one
+        level.
 
     Notes
     -----
@@ -95,7 +98,10 @@ def balance_loss(trace: Trace | FlatTrace, *, weight: float = 1.0) -> tuple[floa
     >>> grads = fffnb.fff_backward(np.ones_like(y), x, nodes, trace, grad_scores=grad_scores)
     """
     weight = _check_amount("weight", weight)
-    n_levels = _check_turns(trace)
+    kind, origin = _check_turns(trace)
+    if kind is not None:
+        return balance_cuda.loss(kind, trace, origin, weight)
+    n_levels = origin.n_levels
     # 2 (r σ(λ) + l σ(-λ)) / n = 1 + tilt · tanh(λ / 2)
     soft = np.tanh(trace.scores[..., :n_levels].astype(np.float64) / 2)
     tilts = np.empty_like(soft)
@@ -147,9 +153,12 @@ def balance_bias(bias: Array | None, trace: Trace | FlatTrace, *, rate: float = 
     array([[-0.5,  0. , -0.5,  0. ,  0. ,  0. ,  0. ]])
     """
     rate = _check_amount("rate", rate)
-    n_levels = _check_turns(trace)
+    kind, origin = _check_turns(trace)
     if not trace.has_bias:
         raise ValueError("trace must come from a forward pass with a bias, got one without")
+    if kind is not None:
+        return balance_cuda.move_bias(kind, bias, trace, origin, rate)
+    n_levels = origin.n_levels
     bias = check_native("bias", bias, trace.scores.dtype)
     if isinstance(trace, FlatTrace):
         check_shape("bias", bias, trace.planes_shape[:2], "n_trees and depth of planes")
@@ -163,26 +172,36 @@ def balance_bias(bias: Array | None, trace: Trace | FlatTrace, *, rate: float = 
         flat[turns.rows] -= rate * np.sign(2 * turns.rights - turns.counts)
 
 
-def _check_turns(trace: Trace | FlatTrace) -> int:
-    """Return the levels on which the trees of a trace have turns to balance."""
-    if isinstance(trace, FlatTrace):
-        (n_trees, depth, _), n_rows = trace.planes_shape, trace.y_vectors_shape[1]
-        n_levels = depth if n_rows == count_flat_rows(depth, "patterns") else depth - 1
-    elif isinstance(trace, Trace):
-        n_trees, depth = trace.nodes_shape[0], depth_of(trace.nodes_shape[1])
-        n_levels = depth - 1
+def _check_turns(trace: Trace | FlatTrace) -> tuple[Kind | None, Origin]:
+    """Return the kind of device arrays that a trace holds, and what it comes from."""
+    origin, scores = _origin(trace), trace.scores
+    kind = kind_of(scores)
+    if kind is None:
+        lead = check_native("trace.scores", scores).shape[:-2]
+        check_paths(scores, trace.leaves, (*lead, origin.shape[0]), origin.depth, scores.dtype)
     else:
-        raise TypeError(
-            "trace must be the Trace of fff_forward or the FlatTrace of flat_forward, "
-            f"got {type(trace).__name__}"
-        )
-    scores = check_native("trace.scores", trace.scores)
-    check_paths(scores, trace.leaves, (*scores.shape[:-2], n_trees), depth, scores.dtype)
-    if scores.size == 0:
-        raise ValueError(f"trace must hold at least one sample, got scores of shape {scores.shape}")
-    if n_levels == 0:
+        balance_cuda.check_trace(kind, trace, origin)
+    shape = tuple(scores.shape)
+    if 0 in shape:
+        raise ValueError(f"trace must hold at least one sample, got scores of shape {shape}")
+    if origin.n_levels == 0:
         raise ValueError("trace must come from trees of at least two levels, got one level")
-    return n_levels
+    return kind, origin
+
+
+def _origin(trace: Trace | FlatTrace) -> Origin:
+    """Return what a trace comes from."""
+    if isinstance(trace, FlatTrace):
+        (n_trees, depth, n_in), n_rows = trace.planes_shape, trace.y_vectors_shape[1]
+        patterns = n_rows == count_flat_rows(depth, "patterns")
+        return Origin("planes", (n_trees, depth, n_in), depth, depth if patterns else depth - 1)
+    if isinstance(trace, Trace):
+        depth = depth_of(trace.nodes_shape[1])
+        return Origin("nodes", trace.nodes_shape, depth, depth - 1)
+    raise TypeError(
+        "trace must be the Trace of fff_forward or the FlatTrace of flat_forward, "
+        f"got {type(trace).__name__}"
+    )
 
 
 def _turns(leaves: Array, depth: int, n_levels: int) -> Iterator[Turns]:

@@ -82,6 +82,8 @@ def make_tiles_small(patch):
     for name in ("group.SCORED", "group.TEAMS", "sum.SUMMED", "sum.SHARES", "sum.AHEAD"):
         patch.setattr(f"fffnb.cuda.leaf_{name}", 2)
     patch.setattr("fffnb.cuda.leaf.BLOCK", 2)
+    patch.setattr("fffnb.cuda.balance.BLOCK", 4)
+    patch.setattr("fffnb.cuda.balance.OWN", 6)
     patch.setattr("fffnb.cuda.leaf.GROUPS", {1: 1, 3: 2, 6: 4})
     patch.setattr("fffnb.cuda.dense.CHUNK", 3)
     patch.setattr("fffnb.cuda.dense.LEAST", 2)
