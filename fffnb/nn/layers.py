@@ -37,8 +37,8 @@ class FFF(TreeLayer):
         Give each node a bias, zero at first.
     straight_through : float, optional
         Train the decisions of hard paths too: each backward pass adds the gradient of
-        `fffnb.straight_through` at this temperature. By default decisions have none. Files keep it,
-        layers of other libraries do not have it. On the CPU alone.
+        `fffnb.straight_through` at this temperature. By default decisions have none. Files keep it;
+        the layer of JAX does not have it.
     scheme, rng, dtype
         How the nodes are drawn: see `init_nodes`.
 
@@ -46,10 +46,10 @@ class FFF(TreeLayer):
     ----------
     score_loss : callable or None
         From a trace to a loss and its gradient of the scores, such as `balance_loss`: each backward
-        pass adds this gradient. None at first; not kept in files. `balance_loss` is of the CPU.
+        pass adds this gradient. None at first; not kept in files.
     balance_rate : float
         How far `balance_bias` moves the bias in each `backward_update`; 0, not at all, at first.
-        Not kept in files. On the CPU alone.
+        Not kept in files.
 
     Raises
     ------

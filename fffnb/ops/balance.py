@@ -122,7 +122,7 @@ def balance_bias(bias: Array | None, trace: Trace | FlatTrace, *, rate: float = 
     Parameters
     ----------
     bias : ndarray, shape (n_trees, 2**depth - 1), or (n_trees, depth) of planes
-        The bias of the forward pass; updated in place.
+        The bias of the forward pass, which lies where the trace lies; updated in place.
     trace : Trace or FlatTrace
         What the forward pass of at least one sample returned.
     rate : float, default 1e-3

@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(config, items):
 
 def repeats(item):
     """Return whether a test compares with a reference what another dtype has been compared in."""
-    dtypes = {"equals_the_reference": "float32", "good_as_their_rounding": "float16"}
+    dtypes = dict.fromkeys(("equals_the_reference", "equals_the_cpu"), "float32")
+    dtypes["good_as_their_rounding"] = "float16"
     wanted = [dtype for name, dtype in dtypes.items() if item.name.partition("[")[0].endswith(name)]
     return item.callspec.params.get("dtype") in wanted if wanted else False
 

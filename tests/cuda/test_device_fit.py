@@ -113,17 +113,6 @@ def test_a_run_is_close_to_that_of_the_cpu(name):
     }
 
 
-@pytest.mark.parametrize(
-    ("form", "sizes"), [(nn.FlatFFF, {"depth": 3}), (nn.BagFFF, {"n_nodes": 9, "k": None})]
-)
-def test_other_forms_learn_what_they_learn_on_the_cpu(form, sizes):
-    losses = []
-    for device in ("cpu", "cuda"):
-        layer = form(6, 8, **sizes, n_trees=2, activation="gelu", bias=True)
-        losses.append(run("adamw", device, nn.Sequential(layer, nn.Linear(8, 3)))[2].loss)
-    np.testing.assert_allclose(*losses, rtol=1e-3)
-
-
 def test_a_regression_in_float64_is_close_to_that_of_the_cpu():
     losses = []
     x, target = X.astype(float), (X[:, :1] - X[:, 1:2]).astype(float)
