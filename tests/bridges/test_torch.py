@@ -111,7 +111,7 @@ def test_gradients_of_gradients_are_refused(gradient):
 
 def test_the_trace_has_no_gradient():
     x, nodes, _, _ = problem()
-    y, scores, leaves = torch.ops.fffnb.forward(*tensors(x, nodes), None, "identity")
+    y, scores, leaves, _ = torch.ops.fffnb.forward(*tensors(x, nodes), None, "identity")
     assert y.requires_grad and not scores.requires_grad and not leaves.requires_grad
     assert scores.shape == (7, 2, DEPTH) and leaves.dtype == torch.int32
 

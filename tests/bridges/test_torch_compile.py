@@ -34,12 +34,12 @@ def test_opcheck(with_bias, batch):
     made = layer(bias=with_bias)
     x = samples(batch).requires_grad_()
     arguments = x, made.nodes, made.bias, "gelu"
-    torch.library.opcheck(torch.ops.fffnb.forward.default, (*arguments, 0.7))
-    y, scores, leaves = torch.ops.fffnb.forward(*arguments)
+    torch.library.opcheck(torch.ops.fffnb.forward.default, (*arguments, 0.7, 0.1))
+    y, scores, leaves, loss = torch.ops.fffnb.forward(*arguments, None, 0.1)
     parts = [part.detach() for part in (y, x, made.nodes, scores, leaves)]
     torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, "gelu", with_bias, True))
-    last = "gelu", with_bias, False, None if made.bias is None else made.bias.detach(), 0.7
-    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, *last))
+    last = "gelu", with_bias, False, None if made.bias is None else made.bias.detach(), 0.7, 0.1
+    torch.library.opcheck(torch.ops.fffnb.backward.default, (*parts, *last, loss.detach()))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -82,6 +82,7 @@ def test_wrong_input_is_refused_while_tracing():
         compiled(samples(n_in=4))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch hides it, but no error
 def test_rows_break_the_graph():
     made, x = layer(gradient="rows"), samples()
     with pytest.raises(Exception, match=r"torch\.compiler\.disable"):

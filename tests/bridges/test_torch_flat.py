@@ -53,8 +53,8 @@ def test_values_and_gradients_are_those_of_the_reference(rows):
 def test_the_operators_keep_what_torch_asks_of_them():
     x, planes, y_vectors, bias = tensors(*problem())
     forward = torch.ops.fffnb.flat_forward.default
-    torch.library.opcheck(forward, (x, planes, y_vectors, bias, "silu"))
-    torch.library.opcheck(forward, (x.detach()[0], planes, y_vectors, None, "relu"))
+    torch.library.opcheck(forward, (x, planes, y_vectors, bias, "silu", 0.1))
+    torch.library.opcheck(forward, (x.detach()[0], planes, y_vectors, None, "relu", None))
 
 
 def test_a_layer_is_numpys_and_goes_back_as_a_copy():

@@ -153,10 +153,12 @@ def test_a_whole_graph_compiles_with_its_gradients():
         for name in ("bag", "keys", "leaf", "soft")
         for part in (bridges.convert(LAYERS[name], "torch"), torch.nn.Linear(4, 6).double())
     ]
+    parts.append(bridge.FFF(6, 4, 3, balance=0.1, dtype=float))
     model, x = torch.nn.Sequential(*parts), torch.tensor(samples())
 
     def loss_of(model):
-        return model(x).square().sum() + bridge.hardening_loss(model)
+        y = model(x)
+        return y.square().sum() + bridge.hardening_loss(model) + bridge.balance_loss(model)
 
     loss_of(model).backward()
     right = [parameter.grad.clone() for parameter in model.parameters()]

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
     raise missing("torch", "torch") from error
 
 from .bag import BagFFF, bag
+from .balance import balance_loss
 from .flat import FlatFFF, flat
 from .function import fff
 from .hardening import hardening_loss
@@ -32,6 +33,7 @@ __all__ = [
     "ProductKeyFFF",
     "SoftFFF",
     "bag",
+    "balance_loss",
     "fff",
     "fff_soft",
     "flat",

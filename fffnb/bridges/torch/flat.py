@@ -13,15 +13,21 @@ from ... import nn
 from ...ops.flat import flat_backward, flat_forward
 from ...ops.flat_trace import FlatGradients, FlatTrace
 from ...ops.trace import activation_code
+from .balance import Balanced, slopes_of, weigh, weigh_shape
 from .library import make_operators
 from .module import FormModule
 from .tensors import admit, lend, take
 
 
 def _forward(
-    x: Tensor, planes: Tensor, y_vectors: Tensor, bias: Tensor | None, activation: str
+    x: Tensor,
+    planes: Tensor,
+    y_vectors: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    balance: float | None,
 ) -> tuple[Tensor, ...]:
-    """Return y (..., n_out), scores (..., n_trees, depth) and leaves (..., n_trees)."""
+    """Return y (..., n_out), balance loss, scores (..., n_trees, depth), leaves (..., n_trees)."""
     y, trace = flat_forward(
         lend(x.contiguous()),
         lend(planes),
@@ -30,20 +36,26 @@ def _forward(
         activation=activation,
         return_trace=True,
     )
-    return take(y), take(trace.scores), take(trace.leaves)
+    return take(y), weigh(trace, balance, x), take(trace.scores), take(trace.leaves)
 
 
 def _shapes(
-    x: Tensor, planes: Tensor, y_vectors: Tensor, bias: Tensor | None, activation: str
+    x: Tensor,
+    planes: Tensor,
+    y_vectors: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    balance: float | None,
 ) -> tuple[Tensor, ...]:
     lead, (n_trees, depth, _) = x.shape[:-1], planes.shape
     leaves = x.new_empty((*lead, n_trees), dtype=torch.int32)
     y = x.new_empty((*lead, y_vectors.shape[2]))
-    return y, x.new_empty((*lead, n_trees, depth)), leaves
+    return y, weigh_shape(balance, x), x.new_empty((*lead, n_trees, depth)), leaves
 
 
 def _backward(
     grad_y: Tensor,
+    grad_loss: Tensor,
     x: Tensor,
     planes: Tensor,
     y_vectors: Tensor,
@@ -51,12 +63,14 @@ def _backward(
     scores: Tensor,
     leaves: Tensor,
     activation: str,
+    balance: float | None,
 ) -> FlatGradients:
     """Return the gradients of the tensors."""
     shapes = tuple(planes.shape), tuple(y_vectors.shape)
     trace = FlatTrace(lend(scores), lend(leaves), activation, bias is not None, *shapes)
     samples = lend(grad_y.contiguous()), lend(x.contiguous())
-    return flat_backward(*samples, lend(planes), lend(y_vectors), trace)
+    slopes = slopes_of(trace, balance, grad_loss, x)
+    return flat_backward(*samples, lend(planes), lend(y_vectors), trace, grad_scores=slopes)
 
 
 forward = make_operators(
@@ -65,8 +79,9 @@ forward = make_operators(
     _shapes,
     _backward,
     tensors={"x": "Tensor", "planes": "Tensor", "y_vectors": "Tensor", "bias": "Tensor?"},
+    values=("y", "loss"),
     states=("scores", "leaves"),
-    options={"activation": "str"},
+    options={"activation": "str", "balance": "float?"},
 )
 
 
@@ -112,13 +127,25 @@ def flat(
     >>> flat(torch.ones(5, 3), planes, y_vectors).shape
     torch.Size([5, 2])
     """
+    return _run(x, planes, y_vectors, bias, activation, None)[0]
+
+
+def _run(
+    x: Tensor,
+    planes: Tensor,
+    y_vectors: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    balance: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `flat` does, and the balance loss of this weight, empty if it is None."""
     activation_code(activation)
     x = admit(x, planes=planes, y_vectors=y_vectors, bias=bias)
-    y: Tensor = forward(x, planes, y_vectors, bias, activation)[0]
-    return y
+    y, loss, *_ = forward(x, planes, y_vectors, bias, activation, balance)
+    return y, loss
 
 
-class FlatFFF(FormModule):
+class FlatFFF(Balanced, FormModule):
     """Fast FeedForward layer of the flat form: one plane a level chooses the path in a tree.
 
     Parameters
@@ -127,6 +154,8 @@ class FlatFFF(FormModule):
         See `fffnb.nn.FlatFFF`, whose initial values the parameters have.
     device : torch.device or str, optional
         Where the parameters lie; by default on the CPU.
+    balance : float, optional
+        See `FFF`.
 
     Attributes
     ----------
@@ -136,6 +165,8 @@ class FlatFFF(FormModule):
         The output vectors.
     bias : Parameter, shape (n_trees, depth), or None
         What is added to the scores.
+    balance_loss : Tensor, shape (), or None
+        See `FFF`.
 
     Raises
     ------
@@ -152,6 +183,7 @@ class FlatFFF(FormModule):
     """
 
     _names = ("planes", "y_vectors", "bias")
+    _own = ("balance",)
 
     def __init__(
         self,
@@ -167,6 +199,7 @@ class FlatFFF(FormModule):
         rng: int | np.random.Generator | None = 0,
         dtype: DTypeLike = np.float32,
         device: Any = None,
+        balance: float | None = None,
     ) -> None:
         layer = nn.FlatFFF(
             n_in,
@@ -180,8 +213,12 @@ class FlatFFF(FormModule):
             rng=rng,
             dtype=dtype,
         )
-        super().__init__(layer, device)
+        super().__init__(layer, device, balance=balance)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return flat(x, self.planes, self.y_vectors, self.bias, activation=self.activation)
+    def _hold(self, layer: Any, device: Any, balance: float | None = None) -> None:
+        super()._hold(layer, device)
+        self._balance_by(balance)
+
+    def _send(self, x: Tensor, balance: float | None) -> tuple[Tensor, Tensor]:
+        parameters = self.planes, self.y_vectors, self.bias
+        return _run(x, *parameters, self.activation, balance)

@@ -76,16 +76,29 @@ def fff(
     >>> nodes.grad.shape
     torch.Size([1, 15, 5])
     """
+    return send(x, nodes, bias, activation, n_out, gradient, straight_through)[0]
+
+
+def send(
+    x: Tensor,
+    nodes: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    n_out: int | None,
+    gradient: str,
+    straight_through: float | None,
+    balance: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `fff` does, and the balance loss of this weight, empty if it is None."""
     check_gradient(gradient)
     activation_code(activation)
     if straight_through is not None:
         check_temperature(straight_through)
     x = admit(x, nodes=nodes, bias=bias)
     _check_sizes(x, nodes, n_out)
-    if gradient == "rows":
-        return rows.forward(x, nodes, bias, activation, straight_through)
-    y: Tensor = operators.forward(x, nodes, bias, activation, straight_through)[0]
-    return y
+    given = x, nodes, bias, activation, straight_through, balance
+    y, *_, loss = rows.forward(*given) if gradient == "rows" else operators.forward(*given)
+    return y, loss
 
 
 def _check_sizes(x: Tensor, nodes: Tensor, n_out: int | None) -> None:

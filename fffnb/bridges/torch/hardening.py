@@ -10,6 +10,7 @@ from torch import Tensor
 from ...nn.optimizer import check_number
 from ...ops.hardening import hardening_loss as loss_and_slopes
 from ...ops.paths import check_leak, check_temperature, gate_code
+from .module import sum_losses
 from .tensors import lend, take
 
 #: The options that soft operators of all forms take after the activation, and their draws.
@@ -57,14 +58,7 @@ def hardening_loss(model: torch.nn.Module) -> Tensor:
     >>> loss = model(torch.ones(3, 8)).square().mean() + hardening_loss(model)
     >>> loss.backward()
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, SoftTraining)]
-    losses = [layer.hardening_loss for layer in layers if layer.hardening_loss is not None]
-    if not losses:
-        raise RuntimeError(
-            "model must hold a layer that trains softly and has run in training mode, "
-            f"got a {type(model).__name__} without"
-        )
-    return torch.stack(losses).sum()
+    return sum_losses(model, SoftTraining, "hardening_loss", "that trains softly and")
 
 
 def settings_of(layer: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ... import nn
-from .function import fff
+from .balance import Balanced
+from .function import send
 from .module import RowsModule
 
 
-class FFF(RowsModule):
+class FFF(Balanced, RowsModule):
     """Fast FeedForward layer: a forest of which each sample visits one path a tree.
 
     Parameters
@@ -26,6 +27,9 @@ class FFF(RowsModule):
         How the gradients of nodes and bias come: see `fff`. "dense" works with everything and
         costs 2**depth rows a step; "rows" costs the visited rows, and needs `SGD` or `AdamW` of
         this module.
+    balance : float, optional
+        Weight of `balance_loss`, which a forward pass in training mode keeps: add it to the loss of
+        the model. An attribute that may be set between steps.
 
     Attributes
     ----------
@@ -33,6 +37,8 @@ class FFF(RowsModule):
         The forest.
     bias : Parameter, shape (n_trees, 2**depth - 1), or None
         What is added to the scores.
+    balance_loss : Tensor, shape (), or None
+        That of the last forward pass in training mode, times its weight.
 
     Raises
     ------
@@ -50,6 +56,7 @@ class FFF(RowsModule):
 
     _names = ("nodes", "bias")
     _shared = ("straight_through",)
+    _own = (*RowsModule._own, "balance")
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class FFF(RowsModule):
         dtype: DTypeLike = np.float32,
         device: Any = None,
         gradient: Literal["dense", "rows"] = "dense",
+        balance: float | None = None,
     ) -> None:
         layer = nn.FFF(
             n_in,
@@ -79,16 +87,18 @@ class FFF(RowsModule):
             rng=rng,
             dtype=dtype,
         )
-        super().__init__(layer, device, gradient=gradient)
+        super().__init__(layer, device, gradient=gradient, balance=balance)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output (..., n_out) for samples x (..., n_in)."""
-        return fff(
-            x,
-            self.nodes,
-            self.bias,
-            activation=self.activation,
-            n_out=self.n_out,
-            gradient=self.gradient,
-            straight_through=self.straight_through,
-        )
+    def _hold(
+        self,
+        layer: Any,
+        device: Any,
+        gradient: Literal["dense", "rows"] = "dense",
+        balance: float | None = None,
+    ) -> None:
+        super()._hold(layer, device, gradient)
+        self._balance_by(balance)
+
+    def _send(self, x: Tensor, balance: float | None) -> tuple[Tensor, Tensor]:
+        options = self.activation, self.n_out, self.gradient, self.straight_through
+        return send(x, self.nodes, self.bias, *options, balance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+from torch import Tensor
 
 from ... import nn
 from ...nn.namespace import to_host
@@ -116,10 +117,22 @@ gradient='dense')
         return ", ".join(f"{word}={value!r}" for word, value in (structure | given).items())
 
 
+def sum_losses(model: torch.nn.Module, kept_by: type, name: str, what: str) -> Tensor:
+    """Return the sum of the losses of a name that modules of a class keep, or say who would."""
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, kept_by)]
+    losses = [getattr(layer, name) for layer in layers if getattr(layer, name) is not None]
+    if not losses:
+        raise RuntimeError(
+            f"model must hold a layer {what} has run in training mode, "
+            f"got a {type(model).__name__} without"
+        )
+    return torch.stack(losses).sum()
+
+
 class RowsModule(FormModule):
     """A module of a form of which the backward pass can give the gradients of visited rows."""
 
-    _own = ("gradient",)
+    _own: ClassVar[tuple[str, ...]] = ("gradient",)
 
     def _hold(self, layer: Any, device: Any, gradient: Literal["dense", "rows"] = "dense") -> None:
         check_gradient(gradient)

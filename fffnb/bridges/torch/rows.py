@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...ops.rules import RowGradient, UpdateRule
 from ...ops.tree import fff_backward, fff_backward_update
-from .operators import lend_pass, run_forward, through
+from .operators import lend_pass, run_forward, score_slopes
 from .tensors import lend, take
 
 
@@ -67,17 +67,18 @@ class _Forward(torch.autograd.Function):
         bias: Tensor | None,
         activation: str,
         straight_through: float | None,
-    ) -> Tensor:
-        """Return y, and keep what the backward pass needs."""
-        y, scores, leaves = run_forward(x, nodes, bias, activation)
+        balance: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return y and the balance loss, and keep what the backward pass needs."""
+        y, scores, leaves, loss = run_forward(x, nodes, bias, activation, balance=balance)
         ctx.activation, ctx.nodes = activation, weakref.ref(nodes)
-        ctx.straight_through = straight_through
+        ctx.straight_through, ctx.balance = straight_through, balance
         ctx.save_for_backward(x, nodes, bias, scores, leaves)
-        return y
+        return y, loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_y: Tensor, grad_loss: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the arguments of `forward`."""
         for_nodes, for_bias = _is_wanted(ctx, 1), _is_wanted(ctx, 2)
         claim = claim_on(ctx.nodes()) if for_nodes else None
@@ -85,15 +86,16 @@ class _Forward(torch.autograd.Function):
             claim.check()  # nodes that have moved could not be unpacked
         x, nodes, bias, scores, leaves = ctx.saved_tensors
         arrays = lend_pass(grad_y, x, nodes, scores, leaves, ctx.activation, bias is not None)
-        slopes = through(arrays, bias, ctx.straight_through)
+        slopes = score_slopes(arrays, x, bias, ctx.straight_through, ctx.balance, grad_loss)
         if claim is not None:
             grad_x = _step(arrays, slopes, claim, nodes, bias if for_bias else None)
-            return take(grad_x), None, None, None, None
-        grads: Any = fff_backward(*arrays, sparse=True, **slopes)
+            return take(grad_x), None, None, None, None, None
+        grads: Any = fff_backward(*arrays, sparse=True, grad_scores=slopes)
         return (
             take(grads.x),
             as_sparse(grads.nodes, nodes) if for_nodes else None,
             as_sparse(grads.bias, bias) if for_bias else None,
+            None,
             None,
             None,
         )
@@ -115,7 +117,7 @@ def _processes() -> int:
 
 def _step(
     arrays: tuple[Any, Any, Any, Any],
-    slopes: dict[str, Any],
+    slopes: Any,
     claim: Claim,
     nodes: Tensor,
     bias: Tensor | None,
@@ -127,7 +129,7 @@ def _step(
             "leave it off where processes train together"
         )
     other = claim_on(bias)
-    steps = dict(slopes)
+    steps = {"grad_scores": slopes}
     if bias is not None:
         if other is None or other.optimizer() is not claim.optimizer():
             raise RuntimeError(
@@ -147,10 +149,11 @@ def forward(
     bias: Tensor | None,
     activation: str,
     straight_through: float | None,
-) -> Tensor:
-    """Return y, to be followed by a backward pass of rows."""
-    y: Tensor = _Forward.apply(x, nodes, bias, activation, straight_through)
-    return y
+    balance: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the balance loss, to be followed by a backward pass of rows."""
+    y, loss = _Forward.apply(x, nodes, bias, activation, straight_through, balance)
+    return y, loss
 
 
 class _FormForward(torch.autograd.Function):
