@@ -16,7 +16,7 @@ from .tensors import lend, real_of, take
 class Balanced(torch.nn.Module):
     """A module with trees, which keeps the balance loss of its last pass in training mode."""
 
-    balance: float | None
+    balance: float | None = None
     balance_loss: Tensor | None = None
 
     def _balance_by(self, balance: float | None) -> None:
