@@ -21,43 +21,54 @@ def train(*arguments: Any) -> dict[str, Any]:
 
 
 def lenet() -> Experiment:
-    """Return the original network, its head of 400-120-84-10 in every form that PyTorch has."""
-    rows: list[tuple[str, Words, float | None]] = [
+    """Return the original network, its head of 400-120-84-10 in several forms.
+
+    By the original's recipe, and by one cycle with the rate that does best on held-out samples,
+    where every form reads sixteen nodes a layer.
+    """
+    straight = {"form": "straight", "temperature": 1.0}
+    original: list[tuple[str, Words, float | None]] = [
         ("dense", {"form": "dense"}, 59.36),
         ("tree", {"form": "tree"}, 54.25),
         ("flat by node", {"form": "flat"}, 60.23),
-        ("linear bottleneck, 8", {"form": "bottleneck", "width": 8, "relu": False}, None),
-        ("linear bottleneck, 16", {"form": "bottleneck", "width": 16, "relu": False}, None),
-        ("tree, 4 x 4", {"form": "tree", **FOREST}, None),
-        ("flat by node, 4 x 4", {"form": "flat", **FOREST}, None),
-        ("flat by pattern, 4 x 4", {"form": "flat-patterns", **FOREST}, None),
     ]
-    recipes = {
-        "40 epochs": Recipe(epochs=40, batch_size=128, lr=1e-3),
-        "one cycle": Recipe(epochs=8, batch_size=128, lr=3e-3, schedule="one-cycle"),
-    }
+    rows: list[tuple[str, Words]] = [
+        ("dense", {"form": "dense"}),
+        ("linear bottleneck, 16", {"form": "bottleneck", "width": 16, "relu": False}),
+        ("ReLU bottleneck, 16", {"form": "bottleneck", "width": 16}),
+        ("tree, 4 x 4", {"form": "tree", **FOREST, "n_trees": 4, "depth": 4}),
+        ("tree, 8 x 2", {"form": "tree", **FOREST}),
+        ("tree straight through, 8 x 2", {**straight, **FOREST}),
+        ("shared tree straight through, 8 x 2", {**straight, **FOREST, "shared": True}),
+        ("flat by node, 8 x 2", {"form": "flat", **FOREST}),
+        ("flat by pattern, 8 x 2", {"form": "flat-patterns", **FOREST}),
+        ("shared and own patterns, 8 x 2", {"form": "shared-patterns", **FOREST}),
+        (
+            "shared and own patterns, 16 x 1",
+            {"form": "shared-patterns", **FOREST, "n_trees": 16, "depth": 1},
+        ),
+    ]
+    longest = Recipe(epochs=40, batch_size=128, lr=1e-3)
+    cycle = Recipe(epochs=8, batch_size=128, lr=(3e-3, 5e-3, 8e-3), schedule="one-cycle")
+    head = {"net": "lenet"}
     return Experiment(
         "cifar-lenet",
-        "CIFAR-10, LeNet with a head 400-120-84-10: AdamW 1e-3, or one cycle of 8 epochs to 3e-3",
-        tuple(
-            Setting(
-                f"{label}, {name}",
-                {"net": "lenet", **words},
-                recipe,
-                data="cifar10",
-                published=published if recipe.epochs == 40 else None,
-            )
-            for name, recipe in recipes.items()
-            for label, words, published in rows
+        "CIFAR-10, LeNet, head 400-120-84-10: 40 epochs, AdamW 1e-3, or one cycle of 8 epochs",
+        (
+            *(
+                Setting(f"{label}, 40 epochs", {**head, **words}, longest, "cifar10", "", accuracy)
+                for label, words, accuracy in original
+            ),
+            *(Setting(label, {**head, **words}, cycle, "cifar10") for label, words in rows),
         ),
         seeds=3,
-        minutes=600,
+        minutes=60,
         train=train,
     )
 
 
 #: Sixteen nodes read.
-FOREST = {"n_trees": 4, "depth": 4, "bias": True}
+FOREST = {"n_trees": 8, "depth": 2, "bias": True, "scheme": "uniform"}
 
 
 def vit() -> Experiment:

@@ -90,7 +90,8 @@ def run(
         flush=True,
     )
     sets = load((setting for setting, _ in missing), data_dir)
-    with progress_bar(None, sum(setting.recipe.epochs for setting, _ in missing), 0) as bar:
+    passes = sum(len(each.recipe.rates()) * each.recipe.epochs for each, _ in missing)
+    with progress_bar(None, passes, 0) as bar:
         for setting, seed in missing:
             bar.set_postfix(run=f"{setting.label}, seed {seed}")
             record = experiment.train(setting, seed, sets[setting.data], device, bar)

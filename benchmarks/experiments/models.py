@@ -11,6 +11,7 @@ from scipy.special import expit
 
 import fffnb
 from fffnb import nn
+from fffnb.nn.form_layer import TreeLayer
 from fffnb.nn.layer import Array, Gradients
 from fffnb.nn.optimizer import Optimizer
 from fffnb.ops.leaf_trace import LeafSoftTrace
@@ -95,9 +96,12 @@ def balanced_leaf(n_in: int, n_out: int, *, balance: float, **options: Any) -> B
     return layer
 
 
-def straight(n_in: int, n_out: int, *, temperature: float, **options: Any) -> nn.FFF:
-    """Return a tree whose decisions have the straight-through gradient."""
-    return nn.FFF(n_in, n_out, straight_through=temperature, **options)
+def straight(
+    n_in: int, n_out: int, *, temperature: float, shared: bool = False, **options: Any
+) -> nn.FFF:
+    """Return trees whose decisions have the straight-through gradient."""
+    kind = SharedTree if shared else nn.FFF
+    return kind(n_in, n_out, straight_through=temperature, **options)
 
 
 class BalancedLeaf(nn.LeafFFF):
@@ -139,48 +143,86 @@ def balance_slopes(trace: LeafSoftTrace) -> Array:
     return slopes / trace.temperature
 
 
-class SharedFlat(nn.FlatFFF):
-    """A flat layer with rows by pattern, each the sum of its own and one of its level.
+class Shared(TreeLayer):
+    """A layer whose rows are each the sum of their own, zero at first, and one of their level.
 
-    What all patterns have in common is learned from every sample. For inference the two are added
-    up, so that it reads what any flat layer does.
+    What all rows of a level have in common is learned from every sample. For inference the two are
+    added up, so that it reads what any layer of the form does.
     """
 
-    def __init__(self, n_in: int, n_out: int, **options: Any) -> None:
-        super().__init__(n_in, n_out, rows="patterns", **options)
+    own: Array
+    shared: Array
+
+    @property
+    def levels(self) -> Array:
+        """The level of each row."""
+        raise NotImplementedError
 
     def _hold(self, arrays: tuple[Array, ...], bias: Array | None) -> None:
-        planes, self.y_vectors = arrays
-        self.own = np.zeros_like(self.y_vectors)
-        self.shared = self.by_leaf(self.y_vectors)[:, 0].copy()
+        rows = arrays[-1]
+        firsts = np.unique(self.levels, return_index=True)[1]
+        self.own, self.shared = np.zeros_like(rows), rows[:, firsts].copy()
         super()._hold(arrays, bias)
-        mine = {"planes": planes, "own": self.own, "shared": self.shared}
-        self.parameters = {**mine, **self._named(bias)}
-
-    def by_leaf(self, rows: Array) -> Array:
-        """Return rows as (n_trees, 2**depth, depth, n_out)."""
-        return rows.reshape(self.n_trees, -1, self.depth, self.n_out)
+        mine = dict(zip(self._arrays[:-1], arrays, strict=False))
+        self.parameters = {**mine, "own": self.own, "shared": self.shared, **self._named(bias)}
 
     def _arguments(self) -> list[Array]:
-        np.add(self.by_leaf(self.own), self.shared[:, None], out=self.by_leaf(self.y_vectors))
+        np.add(self.own, self.shared[:, self.levels], out=getattr(self, self._arrays[-1]))
         return super()._arguments()
 
     def backward(
         self, grad_y: Array, trace: Any, *, sparse: bool = False
     ) -> tuple[Array, Gradients]:
-        """Return the gradients of planes, bias, own and shared rows, all dense."""
+        """Return the gradients of all parameters, all dense."""
         x, path = trace
-        grads = fffnb.flat_backward(grad_y, x, self.planes, self.y_vectors, path)
-        rows: Any = grads.y_vectors
-        shared = self.by_leaf(rows).sum(axis=1)
-        gradients = {"planes": grads.planes, "own": rows, "shared": shared}
-        return grads.x, {**gradients, **self._named(grads.bias)}
+        options = self._backward_options(grad_y, x, path)
+        grads = self._backward(grad_y, x, *self._arguments(), path, **options)
+        named = dict(zip(("x", *self._arrays, "bias"), grads, strict=True))
+        rows = named[self._arrays[-1]]
+        named["own"] = rows
+        named["shared"] = np.stack(
+            [rows[:, self.levels == level].sum(axis=1) for level in range(self.depth)], axis=1
+        )
+        return grads[0], {name: named[name] for name in self.parameters}
 
     def backward_update(
         self, grad_y: Array, trace: Any, optimizer: Optimizer, prefix: str = ""
     ) -> Array:
         """Step all parameters after the backward pass."""
         return nn.Layer.backward_update(self, grad_y, trace, optimizer, prefix)
+
+
+class SharedTree(Shared, nn.FFF):
+    """A tree whose nodes share x and y vectors of their level."""
+
+    @property
+    def levels(self) -> Array:
+        """The level of each node."""
+        return np.repeat(np.arange(self.depth), 2 ** np.arange(self.depth))
+
+    def plain(self) -> nn.FFF:
+        """Return the layer that inference uses."""
+        (nodes,) = self._arguments()
+        layer = nn.FFF.of(self.n_in, self.activation, nodes, self.bias)
+        layer.straight_through = self.straight_through
+        return layer
+
+
+class SharedFlat(Shared, nn.FlatFFF):
+    """A flat layer with rows by pattern, which share y vectors of their level."""
+
+    def __init__(self, n_in: int, n_out: int, **options: Any) -> None:
+        super().__init__(n_in, n_out, rows="patterns", **options)
+
+    @property
+    def levels(self) -> Array:
+        """The level of each row."""
+        return np.tile(np.arange(self.depth), 2**self.depth)
+
+    def plain(self) -> nn.FlatFFF:
+        """Return the layer that inference uses."""
+        planes, y_vectors = self._arguments()
+        return nn.FlatFFF.of(self.activation, planes, y_vectors, self.bias)
 
 
 class Orthogonal(nn.Layer):

@@ -18,12 +18,17 @@ class Recipe:
         Passes over the training samples, and samples in a step.
     optimizer : {"adamw", "sgd"}
         `fffnb.nn.AdamW` or `fffnb.nn.SGD`.
-    lr, weight_decay : float
-        Its numbers, the largest rate of the schedule.
+    lr : float or tuple of float
+        The largest rate of the schedule, or rates of which every run takes the one that does best
+        on its held-out samples.
+    weight_decay : float
+        That of the optimiser.
     schedule : {"constant", "one-cycle"}
         The rate over the steps: see `benchmarks.experiments.train.one_cycle`.
     cooling : float
-        Factor on the temperature of soft layers at the end, reached along half a cosine.
+        Factor on the temperature of soft layers in the last epoch, reached by equal factors.
+    centred : bool
+        Subtract the mean of the training samples from all, as the biases of a first layer can.
     shift : int
         By how many pixels at most training images are moved, at random, in each direction.
     held : float
@@ -35,13 +40,19 @@ class Recipe:
     epochs: int = 5
     batch_size: int = 128
     optimizer: str = "adamw"
-    lr: float = 1e-3
+    lr: float | tuple[float, ...] = 1e-3
     weight_decay: float = 1e-2
     schedule: str = "constant"
     cooling: float = 1.0
+    centred: bool = False
     shift: int = 0
     held: float = 1 / 12
     samples: int | None = None
+
+    def rates(self) -> list[Recipe]:
+        """Return a recipe for each rate."""
+        rates = self.lr if isinstance(self.lr, tuple) else (self.lr,)
+        return [replace(self, lr=lr) for lr in rates]
 
     def quick(self) -> Recipe:
         """Return what only shows that all of it runs."""

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.utils.parametrize
 
 from fffnb import nn
 from fffnb.bridges import convert
+from fffnb.nn.layer import Array
 
-from .models import Words, make_layer
+from .models import SharedFlat, SharedTree, Words, make_layer
 from .train import IMAGES
 from .work import Work, work
 
@@ -104,4 +106,26 @@ def module(layer: nn.Layer) -> Any:
             {name: torch.from_numpy(each.T.copy()) for name, each in layer.parameters.items()}
         )
         return linear
+    if isinstance(layer, SharedTree | SharedFlat):
+        plain: Any = convert(layer.plain(), "torch")
+        rows = layer._arrays[-1]
+        torch.nn.utils.parametrize.register_parametrization(plain, rows, _Shared(layer.levels))
+        return plain
     return convert(layer, "torch")
+
+
+class _Shared(torch.nn.Module):  # type: ignore[misc]
+    """Rows as the sum of their own and one of their level: see `models.Shared`."""
+
+    def __init__(self, levels: Array) -> None:
+        super().__init__()
+        self.firsts = np.unique(levels, return_index=True)[1].tolist()
+        self.register_buffer("levels", torch.from_numpy(levels))
+
+    def forward(self, own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """Return the rows."""
+        return own + shared[:, self.levels]
+
+    def right_inverse(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both parts as training begins."""
+        return torch.zeros_like(rows), rows[:, self.firsts].clone()

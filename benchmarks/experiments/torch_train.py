@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from .train import (
     BestEpoch,
     Record,
     Shifts,
+    Trained,
     begun,
+    by_validation,
     make_schedule,
     split,
     worse_than_guessing,
@@ -33,7 +36,13 @@ EVALUATION_BATCH = 1000
 
 def train(setting: Setting, seed: int, data: Dataset, device: str, bar: Any) -> Record:
     """Train a network; test it once, as it was after the epoch that validation chose."""
-    recipe = setting.recipe
+    return by_validation(setting, seed, data, partial(attempt, setting, seed, device, bar))
+
+
+def attempt(
+    setting: Setting, seed: int, device: str, bar: Any, recipe: Recipe, data: Dataset
+) -> Trained:
+    """Train a network at one rate."""
     network, count = build(setting.model, seed)
     model = network.to(device)
     x, y, held = split(data, recipe, seed)
@@ -51,11 +60,13 @@ def train(setting: Setting, seed: int, data: Dataset, device: str, bar: Any) -> 
         bar.update()
     fault = worse_than_guessing(history.loss[-1], data.n_classes)
     record = begun(setting, seed, count, time.perf_counter() - begin, history, fault)
-    if fault is not None:
-        return record
-    chosen = best.restore()
-    test = accuracy(model, data.x_test, data.y_test, device)
-    return {**record, **chosen, "test": test, "watched": {}}
+
+    def test() -> Record:
+        chosen = best.restore()
+        right = accuracy(model, data.x_test, data.y_test, device)
+        return {**chosen, "test": right, "watched": {}}
+
+    return Trained(record, best.accuracy, test)
 
 
 def epochs(

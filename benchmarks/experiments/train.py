@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,29 +86,69 @@ class Shifts:
                 moved[here] = padded[..., top : top + height, left : left + width]
 
 
+class Trained(NamedTuple):
+    """A network trained at one rate.
+
+    Attributes
+    ----------
+    record : dict
+        What is known before its test.
+    validation : float
+        The accuracy of its best epoch on held-out samples.
+    test : callable
+        Goes back to that epoch, tests it and returns the rest of the record.
+    """
+
+    record: Record
+    validation: float
+    test: Callable[[], Record]
+
+
 def train(setting: Setting, seed: int, data: Dataset, device: str, bar: Any) -> Record:
     """Train a network; test it once, as it was after the epoch that validation chose."""
+    return by_validation(setting, seed, data, partial(attempt, setting, seed, device, bar))
+
+
+def by_validation(
+    setting: Setting, seed: int, data: Dataset, attempt: Callable[[Recipe, Dataset], Trained]
+) -> Record:
+    """Train at each rate of a recipe; test the network that did best on held-out samples."""
     recipe = setting.recipe
+    if recipe.centred:
+        mean = split(data, recipe, seed)[0].mean(axis=0)
+        data = data._replace(x_train=data.x_train - mean, x_test=data.x_test - mean)
+    tried = {each.lr: attempt(each, data) for each in recipe.rates()}
+    whole = {lr: each for lr, each in tried.items() if each.record["diverged"] is None}
+    if not whole:
+        return tried.popitem()[1].record
+    lr = max(whole, key=lambda rate: whole[rate].validation)
+    return {**whole[lr].record, "lr": lr, **whole[lr].test()}
+
+
+def attempt(
+    setting: Setting, seed: int, device: str, bar: Any, recipe: Recipe, data: Dataset
+) -> Trained:
+    """Train a network at one rate."""
     model = network(setting.model, data.x_train.shape[1], data.n_classes, seed)
     x, y, held = split(data, recipe, seed)
     best, watch = BestEpoch(model.parameters), WATCHES[setting.watch](model, data)
     callbacks: list[Callback] = [best, watch, lambda epoch, history: bar.update()]
     if recipe.cooling != 1:
-        callbacks.append(nn.Annealing(model, nn.cosine(recipe.epochs, recipe.cooling)))
+        factor = recipe.cooling ** (1 / max(1, recipe.epochs - 1))
+        callbacks.append(nn.Annealing(model, nn.step(1, factor)))
     if recipe.shift:
         callbacks.append(Shifts(x, IMAGES[setting.data], recipe.shift, seed))
     begin = time.perf_counter()
     history, fault = fit(model, recipe, seed, (x, y), held, device, callbacks)
     fault = fault or worse_than_guessing(history.loss[-1], data.n_classes)
     record = begun(setting, seed, work(model), time.perf_counter() - begin, history, fault)
-    if fault is not None:
-        return record
-    return {
-        **record,
-        **best.restore(),
-        "test": nn.accuracy(model, data.x_test, data.y_test),
-        "watched": watch.result(),
-    }
+
+    def test() -> Record:
+        chosen = best.restore()
+        accuracy = nn.accuracy(model, data.x_test, data.y_test)
+        return {**chosen, "test": accuracy, "watched": watch.result()}
+
+    return Trained(record, best.accuracy, test)
 
 
 def split(data: Dataset, recipe: Recipe, seed: int) -> tuple[Array, Array, tuple[Array, Array]]:
