@@ -67,7 +67,7 @@ def equal_work() -> Experiment:
     bottlenecks: list[tuple[str, Words]] = [
         (f"{name}, {width}", {"form": "bottleneck", "width": width, "relu": relu})
         for name, relu in (("ReLU bottleneck", True), ("linear bottleneck", False))
-        for width in (4, 8, 16, 32, 64)
+        for width in (4, 8, 15, 16, 32, 64)
     ]
     straight = {"form": "straight", "temperature": 1.0}
     forests: list[tuple[str, Words]] = [
