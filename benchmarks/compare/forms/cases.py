@@ -150,6 +150,7 @@ GPU_CASES = {
     "flat, patterns, depth 12, 768 → 768": _flat("patterns"),
     "bag, 8 of 64, 768 → 768": _bag(64),
     "bag, 16 of 4,096, 768 → 768": _bag(4096, 16),
+    "bag, positive of 64, 768 → 768": _bag(64, None),
     "keys, 16 of 2^20, 256 → 256": KEYS,
     "leaf, hard, 16 × 32, 768 → 768": Case(
         HARD_LEAF, "leaf", true_leaf, options={"activation": SMOOTH}
