@@ -112,6 +112,33 @@ class TestTrain:
         assert dense["validation"] == max(accuracy) == accuracy[dense["epoch"] - 1]
         assert len(tested) == 2  # one for each of the two runs
 
+    @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+    def test_the_best_rate_on_held_out_samples_is_tested_once(self, blobs, tmp_path, monkeypatch):
+        tested = []
+        exact = nn.accuracy
+        monkeypatch.setattr(nn, "accuracy", lambda *each: tested.append(0) or exact(*each))
+        rates = (1e-6, 0.03, 1e30)
+        (dense,), _ = run(tiny(lr=rates, optimizer="sgd", epochs=6), tmp_path, seeds=1)
+        assert dense["lr"] == 0.03 and dense["diverged"] is None and len(tested) == 2
+        alone = run(tiny(lr=0.03, optimizer="sgd", epochs=6), tmp_path / "alone", seeds=1)[0][0]
+        assert alone["history"] == dense["history"] and alone["test"] == dense["test"]
+
+    def test_centred_samples_have_no_mean(self, blobs):
+        seen = {}
+
+        def attempt(recipe, data):
+            seen["data"] = data
+            seen["kept"] = train.split(data, recipe, 0)[0]
+            return train.Trained({"diverged": None}, 0.5, dict)
+
+        plain = experiment.data.load("mnist")
+        setting = tiny(centred=True).settings[0]
+        train.by_validation(setting, 0, plain, attempt)
+        np.testing.assert_allclose(seen["kept"].mean(axis=0), 0, atol=1e-6)
+        moved = plain.x_train - seen["data"].x_train
+        np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-6)
+        np.testing.assert_allclose(plain.x_test - seen["data"].x_test, moved[:60], atol=1e-6)
+
     def test_best_epoch_is_restored(self):
         model = nn.Linear(2, 2)
         best = train.BestEpoch(model.parameters)
@@ -167,6 +194,7 @@ WORK = {
     "flat": ({"form": "flat", "depth": 3, "n_trees": 2}, 6, 6, 6, 14),
     "balanced": ({"form": "balanced-leaf", "depth": 2, "width": 5, "balance": 1.0}, 7, 23, 5, 20),
     "straight": ({"form": "straight", "depth": 3, "temperature": 1.0}, 3, 7, 3, 7),
+    "shared": ({"form": "shared-tree", "depth": 3, "n_trees": 2}, 6, 14, 6, 14),
     "patterns": ({"form": "shared-patterns", "depth": 3, "n_trees": 2}, 6, 6, 6, 48),
     "bag": ({"form": "bag", "n_nodes": 9, "k": 2, "orthogonality": 1e-3}, 9, 9, 2, 9),
     "positive": ({"form": "bag", "n_nodes": 9, "k": None}, 9, 9, 9, 9),
@@ -215,7 +243,7 @@ def test_work_of_a_network():
         work.work(nn.Sequential(nn.GELU()))
 
 
-@pytest.mark.parametrize("name", ["balanced", "patterns", "positive"])
+@pytest.mark.parametrize("name", ["balanced", "patterns", "positive", "shared"])
 def test_gradients_of_layers(name):
     words = {**WORK[name][0], "orthogonality": 0.1} if name == "positive" else WORK[name][0]
     model = models.network({**words, "dtype": "float64"}, N_IN, N_OUT, 0)
@@ -304,8 +332,9 @@ def test_networks_of_pytorch_learn(net, tmp_path, monkeypatch):
     data = Dataset("cifar10", x, y, x[:20], y[:20], 10)
     monkeypatch.setattr(experiment.data, "load", lambda *each: data)
     recipe = settings.Recipe(epochs=4, batch_size=5, lr=1e-2, shift=1)
-    words = {"net": net, "form": "flat", "depth": 3, "n_trees": 2, "bias": True}
-    setting = settings.Setting("flat", words, recipe, data="cifar10")
+    form = {"lenet": "shared-tree", "vit": "flat"}[net]
+    words = {"net": net, "form": form, "depth": 3, "n_trees": 2, "bias": True}
+    setting = settings.Setting("trees", words, recipe, data="cifar10")
     made = experiment.Experiment("tiny", "", (setting,), 1, 1, train=cifar.train)
     ((record,),) = run(made, tmp_path, seeds=1)
     losses = record["history"]["loss"]

@@ -39,7 +39,10 @@ def lenet() -> Experiment:
         ("tree, 4 x 4", {"form": "tree", **FOREST, "n_trees": 4, "depth": 4}),
         ("tree, 8 x 2", {"form": "tree", **FOREST}),
         ("tree straight through, 8 x 2", {**straight, **FOREST}),
-        ("shared tree straight through, 8 x 2", {**straight, **FOREST, "shared": True}),
+        (
+            "shared tree straight through, 8 x 2",
+            {"form": "shared-tree", "straight_through": 1.0, **FOREST},
+        ),
         ("flat by node, 8 x 2", {"form": "flat", **FOREST}),
         ("flat by pattern, 8 x 2", {"form": "flat-patterns", **FOREST}),
         ("shared and own patterns, 8 x 2", {"form": "shared-patterns", **FOREST}),

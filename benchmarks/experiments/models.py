@@ -96,12 +96,9 @@ def balanced_leaf(n_in: int, n_out: int, *, balance: float, **options: Any) -> B
     return layer
 
 
-def straight(
-    n_in: int, n_out: int, *, temperature: float, shared: bool = False, **options: Any
-) -> nn.FFF:
-    """Return trees whose decisions have the straight-through gradient."""
-    kind = SharedTree if shared else nn.FFF
-    return kind(n_in, n_out, straight_through=temperature, **options)
+def straight(n_in: int, n_out: int, *, temperature: float, **options: Any) -> nn.FFF:
+    """Return a tree whose decisions have the straight-through gradient."""
+    return nn.FFF(n_in, n_out, straight_through=temperature, **options)
 
 
 class BalancedLeaf(nn.LeafFFF):
@@ -264,6 +261,7 @@ MAKERS: dict[str, Callable[..., nn.Layer]] = {
     "flat": partial(forest, "flat"),
     "flat-patterns": partial(forest, "flat-patterns"),
     "shared-patterns": SharedFlat,
+    "shared-tree": SharedTree,
     "straight": straight,
     "soft": soft,
     "bag": bag,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from typing import Any
 
 from ..plot import FORMATS, STYLE, wrapped
@@ -13,7 +14,7 @@ OURS, PUBLISHED = "#0072b2", "#d55e00"
 #: Colours of families of rows, by the first word of their labels.
 FAMILIES = (
     *("#d55e00", "#0072b2", "#007a5a", "#b0508c", "#a67c00"),
-    *("0.35", "#56b4e9", "#000000", "#cc79a7"),
+    *("0.35", "#56b4e9", "#000000", "#cc79a7", "#7f3b08"),
 )
 
 
@@ -63,7 +64,7 @@ def equal_work(figure: Any, rows: list[Row]) -> None:
     families: dict[str, list[Row]] = {}
     for row in rows:
         families.setdefault(row["label"].split(",")[0], []).append(row)
-    for (name, members), color in zip(families.items(), FAMILIES, strict=False):
+    for (name, members), color in zip(families.items(), cycle(FAMILIES), strict=False):
         whole = [row for row in members if row["test"]["mean"] is not None]
         whole.sort(key=lambda row: row["multiply_adds"])
         work = [row["multiply_adds"] for row in whole]
