@@ -155,10 +155,18 @@ class Shared(TreeLayer):
         """The level of each row."""
         raise NotImplementedError
 
+    @property
+    def firsts(self) -> Array:
+        """The first row of each level."""
+        return np.unique(self.levels, return_index=True)[1]
+
+    def plain(self) -> nn.Layer:
+        """Return the layer that inference uses."""
+        raise NotImplementedError
+
     def _hold(self, arrays: tuple[Array, ...], bias: Array | None) -> None:
         rows = arrays[-1]
-        firsts = np.unique(self.levels, return_index=True)[1]
-        self.own, self.shared = np.zeros_like(rows), rows[:, firsts].copy()
+        self.own, self.shared = np.zeros_like(rows), rows[:, self.firsts].copy()
         super()._hold(arrays, bias)
         mine = dict(zip(self._arrays[:-1], arrays, strict=False))
         self.parameters = {**mine, "own": self.own, "shared": self.shared, **self._named(bias)}

@@ -11,9 +11,8 @@ import torch.nn.utils.parametrize
 
 from fffnb import nn
 from fffnb.bridges import convert
-from fffnb.nn.layer import Array
 
-from .models import SharedFlat, SharedTree, Words, make_layer
+from .models import Shared, Words, make_layer
 from .train import IMAGES
 from .work import Work, work
 
@@ -106,21 +105,21 @@ def module(layer: nn.Layer) -> Any:
             {name: torch.from_numpy(each.T.copy()) for name, each in layer.parameters.items()}
         )
         return linear
-    if isinstance(layer, SharedTree | SharedFlat):
+    if isinstance(layer, Shared):
         plain: Any = convert(layer.plain(), "torch")
         rows = layer._arrays[-1]
-        torch.nn.utils.parametrize.register_parametrization(plain, rows, _Shared(layer.levels))
+        torch.nn.utils.parametrize.register_parametrization(plain, rows, _SharedRows(layer))
         return plain
     return convert(layer, "torch")
 
 
-class _Shared(torch.nn.Module):  # type: ignore[misc]
+class _SharedRows(torch.nn.Module):  # type: ignore[misc]
     """Rows as the sum of their own and one of their level: see `models.Shared`."""
 
-    def __init__(self, levels: Array) -> None:
+    def __init__(self, layer: Shared) -> None:
         super().__init__()
-        self.firsts = np.unique(levels, return_index=True)[1].tolist()
-        self.register_buffer("levels", torch.from_numpy(levels))
+        self.firsts = layer.firsts.tolist()
+        self.register_buffer("levels", torch.from_numpy(layer.levels))
 
     def forward(self, own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
         """Return the rows."""
